@@ -1,0 +1,145 @@
+"""Rows held in a device's memory: the same rows as on the host, as tensors that never travel again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlasnmf.batches.sources import CsrRows, DenseRows, SpotSource, hold
+from atlasnmf.schema import Csr
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["on_device"]
+
+#: Rows sent to the device at a time.
+_COPY_ROWS = 4096
+
+
+def on_device(source: SpotSource, device: str | torch.device) -> SpotSource:
+    """Copy all rows to a device.
+
+    Parameters
+    ----------
+    source
+        The rows; the graph and the row numbers stay on the host, where halos are planned.
+    device
+        As torch writes it.
+
+    Returns
+    -------
+    SpotSource
+        Its batches hold tensors of the device in place of arrays (``counts``, ``totals``, ``scores``,
+        ``smoothed``) with the same values; 16 unsigned bits come as int32, 32 as int64.
+    """
+    import torch
+
+    return SpotSource(
+        source.offsets,
+        _DeviceCsr(source.counts, device),
+        torch.as_tensor(source.totals).to(device),  # type: ignore[arg-type]
+        None if source.scores is None else _DeviceDense(source.scores, device),
+        tuple(_DeviceCsr(hop, device) for hop in source.smoothed),
+        None if source.graph is None else hold(source.graph),
+        source.degrees,
+    )
+
+
+class _DeviceCsr:
+    def __init__(self, matrix: CsrRows, device: Any) -> None:
+        import torch
+
+        self.n_rows, self.n_cols, self.nnz, self.dtype = (
+            matrix.n_rows,
+            matrix.n_cols,
+            matrix.nnz,
+            np.dtype(matrix.dtype),
+        )
+        kinds = matrix.read(0, 0)
+        self._indptr = torch.zeros(matrix.n_rows + 1, dtype=torch.int64, device=device)
+        self._columns = _Packed(matrix.nnz, kinds.indices.dtype, device)
+        self._values = _Packed(matrix.nnz, self.dtype, device)
+        at = 0
+        for start in range(0, matrix.n_rows, _COPY_ROWS):
+            stop = min(start + _COPY_ROWS, matrix.n_rows)
+            run = matrix.read(start, stop)
+            self._indptr[start + 1 : stop + 1] = torch.as_tensor(run.indptr[1:] + at, device=device)
+            self._columns.put(at, run.indices)
+            self._values.put(at, run.data)
+            at += run.nnz
+
+    def read(self, start: int, stop: int) -> Csr:
+        lo, hi = int(self._indptr[start]), int(self._indptr[stop])
+        indptr: Any = self._indptr[start : stop + 1] - lo
+        return Csr(indptr, self._columns.get(slice(lo, hi)), self._values.get(slice(lo, hi)), self.n_cols)
+
+    def read_rows(self, rows: np.ndarray) -> Csr:
+        import torch
+
+        device = self._indptr.device
+        wanted = torch.as_tensor(rows, dtype=torch.int64, device=device)
+        starts = self._indptr[wanted]
+        lengths = self._indptr[wanted + 1] - starts
+        indptr: Any = torch.zeros(len(wanted) + 1, dtype=torch.int64, device=device)
+        torch.cumsum(lengths, 0, out=indptr[1:])
+        nnz = int(indptr[-1])
+        at = torch.repeat_interleave(starts - indptr[:-1], lengths, output_size=nnz)
+        at += torch.arange(nnz, device=device)
+        return Csr(indptr, self._columns.get(at), self._values.get(at), self.n_cols)
+
+
+class _DeviceDense:
+    def __init__(self, matrix: DenseRows, device: Any) -> None:
+        import torch
+
+        self.n_rows, self.row_shape = matrix.n_rows, tuple(matrix.row_shape)
+        self.dtype = np.dtype(matrix.dtype)
+        shape = (self.n_rows, *self.row_shape)
+        self._rows = torch.empty(shape, dtype=_torch_type(self.dtype), device=device)
+        for start in range(0, self.n_rows, _COPY_ROWS):
+            stop = min(start + _COPY_ROWS, self.n_rows)
+            self._rows[start:stop] = torch.as_tensor(matrix.read(start, stop), device=device)
+
+    def read(self, start: int, stop: int) -> Any:
+        return self._rows[start:stop]
+
+    def read_rows(self, rows: np.ndarray) -> Any:
+        import torch
+
+        return self._rows[torch.as_tensor(rows, dtype=torch.int64, device=self._rows.device)]
+
+
+class _Packed:
+    """Numbers as narrow as they are stored; torch moves unsigned bits but hardly computes with them."""
+
+    def __init__(self, size: int, dtype: np.dtype, device: Any) -> None:
+        import torch
+
+        kind = np.dtype(dtype)
+        self._unsigned = kind.kind == "u" and kind.itemsize in (2, 4)
+        self._stored = np.dtype(f"i{kind.itemsize}") if self._unsigned else kind
+        self._numbers = torch.empty(size, dtype=_torch_type(self._stored), device=device)
+
+    def put(self, at: int, numbers: np.ndarray) -> None:
+        import torch
+
+        run = torch.as_tensor(np.ascontiguousarray(numbers).view(self._stored).copy())
+        self._numbers[at : at + len(numbers)] = run.to(self._numbers.device)
+
+    def get(self, where: Any) -> Any:
+        import torch
+
+        numbers = self._numbers[where]
+        if not self._unsigned:
+            return numbers
+        if self._stored.itemsize == 2:
+            return numbers.to(torch.int32).bitwise_and_(0xFFFF)
+        return numbers.to(torch.int64).bitwise_and_(0xFFFFFFFF)
+
+
+def _torch_type(dtype: np.dtype) -> torch.dtype:
+    import torch
+
+    return torch.from_numpy(np.empty(0, dtype=dtype)).dtype

@@ -1,0 +1,85 @@
+"""Tiles with an exact halo: the rows of every ring, and their graph by position in the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atlasnmf.batches.sources import CsrRows, SpotSource, stack_rows
+from atlasnmf.schema import Csr, SliceBatch
+
+__all__ = ["halo_batch", "spots_with_halo"]
+
+
+def halo_batch(source: SpotSource, slice_index: int, start: int, stop: int, hops: int) -> SliceBatch:
+    """Read a run of spots and all spots within ``hops`` edges of it.
+
+    Parameters
+    ----------
+    source
+        Where the rows are; its graph and degrees are needed when ``hops`` > 0.
+    slice_index
+        The slice of the run.
+    start, stop
+        Core rows, within the slice.
+    hops
+        Rings around the core.
+
+    Returns
+    -------
+    SliceBatch
+        Core first, then ring by ring, rows ascending within a ring. The graph has one row for every spot
+        but the outermost ring's, so ``hops`` rounds of message passing give exact values on the core; its
+        weights are 1 / sqrt(d_i d_j) with the degrees of the whole slice (A~ of INSPIRE), float32. The
+        neighbours of a spot keep the order of the atlas, so sums have the same bits in every tiling;
+        positions within a row therefore do not ascend.
+
+    Notes
+    -----
+    The same rows and graph as :mod:`atlasnmf.tiles.halo` cuts from a graph in memory; here only the
+    neighbours of the tile are read.
+    """
+    if hops == 0:
+        return source.batch(slice_index, source.read(start, stop))
+    return spots_with_halo(source, slice_index, np.arange(start, stop), hops)
+
+
+def spots_with_halo(source: SpotSource, slice_index: int, core: np.ndarray, hops: int) -> SliceBatch:
+    """Read spots of one slice and all spots within ``hops`` edges of them, as :func:`halo_batch` does.
+
+    Parameters
+    ----------
+    source, slice_index, hops
+        See :func:`halo_batch`; at least one hop.
+    core
+        Working rows of the spots, ascending, none twice.
+    """
+    if source.graph is None or source.degrees is None:
+        raise ValueError("tiles with a halo need the graph and the degrees")
+    rows, rings, neighbours = _expand(source.graph, core, hops)
+    by_row = np.argsort(rows)
+    positions = by_row[np.searchsorted(rows, neighbours.indices, sorter=by_row)]
+    heads = np.repeat(np.arange(neighbours.n_rows), np.diff(neighbours.indptr))
+    degrees = source.degrees[rows].astype(np.float64)
+    weights = 1.0 / np.sqrt(degrees[heads] * degrees[positions])
+    graph = Csr(
+        neighbours.indptr,
+        positions.astype(np.int32),
+        weights.astype(np.float32),
+        len(rows),
+    )
+    return source.batch(slice_index, source.read_rows(rows), rings, graph)
+
+
+def _expand(graph: CsrRows, core: np.ndarray, hops: int) -> tuple[np.ndarray, tuple[int, ...], Csr]:
+    """Return the rows by ring, the cumulative ring sizes, and the neighbours of all but the last ring."""
+    known = core
+    rings, sizes = [known], [len(known)]
+    read = [graph.read_rows(core)]
+    for hop in range(1, hops + 1):
+        ring = np.setdiff1d(np.unique(read[-1].indices).astype(np.int64), known, assume_unique=True)
+        known = np.union1d(known, ring)
+        rings.append(ring)
+        sizes.append(sizes[-1] + len(ring))
+        if hop < hops:
+            read.append(graph.read_rows(ring))
+    return np.concatenate(rings), tuple(sizes), stack_rows(read)

@@ -1,0 +1,276 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from atlasnmf.cli_options import command_of, fixed
+from atlasnmf.errors import AtlasError, BadOption, Interrupted
+
+if TYPE_CHECKING:
+    from atlasnmf.events import Events
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="atlasnmf",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Out-of-core, atlas-scale factorisation and integration of spatial omics.",
+    epilog="Start with: atlasnmf simulate embryo demo.zarr && atlasnmf fit inspire demo.zarr --n-factors 12",
+)
+
+Store = Annotated[str, typer.Argument(help="A SpatialData zarr store.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, say what would be done, do nothing.")
+]
+Preset = Annotated[
+    str | None, typer.Option("--preset", metavar="default|published", help="Starting values of the model.")
+]
+WorkDir = Annotated[
+    Path | None, typer.Option("--work-dir", help="Place of the working copy.", show_default=False)
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; the exit code says how it ended (0 done, 1 bug, 2 bad input, 3 resumable)."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="atlasnmf", standalone_mode=False)
+    except AtlasError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except Interrupted as stopped:
+        sys.stderr.write(f"{stopped}\ncontinue with: {stopped.resume_command}\n")
+        sys.exit(3)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.stderr.write("stopped before anything was written\n")
+        sys.exit(3)
+    except PermissionError as error:
+        sys.stderr.write(f"error: {error.filename}: {error.strerror}; make it writable or name --work-dir\n")
+        sys.exit(2)
+    except Exception as error:
+        # Typer keeps its usage errors (unknown option, missing argument) in a private module.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        if not message:  # a group without a command shows its help
+            sys.exit(0)
+        sys.stderr.write(f"error: {message.rstrip('.')}; see atlasnmf --help\n")
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _events() -> Events:
+    from atlasnmf.progress import for_stream
+
+    return for_stream(sys.stderr)
+
+
+def _say(record: dict[str, Any], as_json: bool, lines: list[str]) -> None:
+    """Print the outcome once: a JSON object for scripts or lines for people."""
+    text = json.dumps(record, default=str) if as_json else "\n".join(lines)
+    sys.stdout.write(text + "\n")
+
+
+# -- commands -----------------------------------------------------------------------------------------------
+
+
+class _ModelGroup(TyperGroup):
+    """One subcommand a model folder, made when asked for: no list to edit, nothing imported for --help."""
+
+    action: Callable[..., None]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from atlasnmf import models
+
+        return list(models.available())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        from atlasnmf import models
+        from atlasnmf.options import AtlasOptions, PrepareOptions, RunOptions
+
+        if cmd_name not in models.available():
+            known = ", ".join(models.available())
+            raise BadOption(f"there is no model named {cmd_name!r}; there are {known}")
+        params = models.params(cmd_name)
+
+        def action(store: str, options: list[Any], **switches: Any) -> None:
+            type(self).action(cmd_name, store, *options, **switches)
+
+        action.__doc__ = models.summary(cmd_name)
+        parameters = [
+            fixed("store", Store),
+            fixed("preset", Preset, None),  # None: a configuration file may name it
+            fixed("dry_run", DryRun, False),
+            fixed("as_json", Json, False),
+        ]
+        single = typer.Typer(pretty_exceptions_enable=False)
+        single.command(cmd_name)(
+            command_of(action, (params, PrepareOptions, AtlasOptions, RunOptions), parameters)
+        )
+        return typer.main.get_command(single)
+
+
+def _fit(model: str, store: str, params: Any, prepare: Any, atlas: Any, run: Any, **switches: Any) -> None:
+    from atlasnmf import pipeline
+
+    preset = switches["preset"] or "default"
+    request = pipeline.FitRequest.from_options(model, store, preset, params, prepare, atlas, run)
+    if switches["dry_run"]:
+        pipeline.check(request)
+        _show_estimate(request, switches["as_json"])
+        return
+    outcome = pipeline.fit(request, events=_events())
+    _say(outcome.record(), switches["as_json"], outcome.lines())
+
+
+def _estimate(
+    model: str, store: str, params: Any, prepare: Any, atlas: Any, run: Any, **switches: Any
+) -> None:
+    from atlasnmf import pipeline
+
+    preset = switches["preset"] or "default"
+    request = pipeline.FitRequest.from_options(model, store, preset, params, prepare, atlas, run)
+    _show_estimate(request, switches["as_json"])
+
+
+def _show_estimate(request: Any, as_json: bool) -> None:
+    from atlasnmf import pipeline
+
+    estimate = pipeline.estimate(request)
+    _say(estimate.record(), as_json, estimate.lines())
+
+
+class _FitGroup(_ModelGroup):
+    action = staticmethod(_fit)
+
+
+class _EstimateGroup(_ModelGroup):
+    action = staticmethod(_estimate)
+
+
+def _group(name: str, cls: type[TyperGroup], help_text: str) -> None:
+    group = typer.Typer(cls=cls, no_args_is_help=True, pretty_exceptions_enable=False)
+    group.callback()(lambda: None)
+    app.add_typer(group, name=name, help=help_text)
+
+
+_group("fit", _FitGroup, "Fit a model; prepares what is missing and writes results into the store.")
+_group("estimate", _EstimateGroup, "Memory, disk and time of a fit, before anything runs.")
+
+simulate = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(simulate, name="simulate", help="Write a real-looking store whose truth is known.")
+
+
+@simulate.command("embryo")
+def simulate_embryo(
+    out: Annotated[str, typer.Argument(help="The store to write.", show_default=False)],
+    n_spots: Annotated[int, typer.Option(min=1, help="Spots over all slices.")] = 20_000,
+    n_slices: Annotated[int, typer.Option(min=1, help="Slices, growing like an embryo.")] = 4,
+    n_genes: Annotated[int, typer.Option(min=1)] = 1_000,
+    n_factors: Annotated[int, typer.Option(min=1, help="Spatial factors with sparse gene programmes.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same store.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate slices of a growing embryo: organs, gene programmes, depth and slice effects.
+
+    Example: atlasnmf simulate embryo demo.zarr --n-spots 20000 --n-slices 4
+    """
+    from atlasnmf.simulate.embryo import simulate_embryo as simulate
+
+    simulate(
+        out,
+        n_spots=n_spots,
+        n_slices=n_slices,
+        n_genes=n_genes,
+        n_factors=n_factors,
+        seed=seed,
+        overwrite=overwrite,
+        events=_events(),
+    )
+    _say({"store": out, "n_spots": n_spots}, as_json, [f"{out}: {n_spots:,} spots in {n_slices} slices"])
+
+
+@app.command()
+def ingest(
+    files: Annotated[list[str], typer.Argument(help="h5ad files or SpatialData stores.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", help="The store to write.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make one SpatialData store of several files, one table each, named after the file.
+
+    Example: atlasnmf ingest a.h5ad b.h5ad --out atlas.zarr
+    """
+    from atlasnmf.store.ingest import ingest as run
+
+    run(files, out, overwrite=overwrite, events=_events())
+    _say({"store": out, "files": files}, as_json, [f"{out}: {len(files)} tables"])
+
+
+def _prepare(store: str, options: list[Any], as_json: bool) -> None:
+    """Bring an atlas into the working copy: order, graph, variable genes, neighbourhood features.
+
+    Example: atlasnmf prepare embryo.zarr --memory-budget 4GB
+    """
+    from atlasnmf import pipeline
+
+    prepare, atlas, run = options
+    prepared = pipeline.prepare_store(store, prepare, atlas, run, events=_events())
+    _say(prepared.record(), as_json, prepared.lines())
+
+
+@app.command()
+def resume(store: Store, work_dir: WorkDir = None, as_json: Json = False) -> None:
+    """Continue whatever was interrupted on this store, with the options it was started with."""
+    from atlasnmf import pipeline
+
+    outcome = pipeline.resume(store, work_dir=work_dir, events=_events())
+    _say(outcome.record(), as_json, outcome.lines())
+
+
+@app.command()
+def info(store: Store, work_dir: WorkDir = None, as_json: Json = False) -> None:
+    """Show slices, spots, genes, stages done, results and sizes."""
+    from atlasnmf import pipeline
+
+    description = pipeline.info(store, work_dir=work_dir)
+    _say(description.record(), as_json, description.lines())
+
+
+@app.command()
+def report(
+    store: Store,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to write.")] = Path("report.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = True,
+) -> None:
+    """Write one self-contained HTML page about the results in a store."""
+    from atlasnmf.plots.report import write_report
+
+    path = write_report(store, out)
+    _say({}, False, [f"report: {path}"])
+
+
+def _register_prepare() -> None:
+    """Prepare takes the declared options like fit does; they are cheap to import (no torch, no dask)."""
+    from atlasnmf.options import AtlasOptions, PrepareOptions, RunOptions
+
+    parameters = [fixed("store", Store), fixed("as_json", Json, False)]
+    app.command("prepare")(command_of(_prepare, (PrepareOptions, AtlasOptions, RunOptions), parameters))
+
+
+_register_prepare()
+
+if __name__ == "__main__":
+    main()

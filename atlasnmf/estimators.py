@@ -1,0 +1,133 @@
+"""The models as Python classes, one for each model folder; parameters in, a fit out."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from atlasnmf import models
+from atlasnmf.events import SILENT, Events
+from atlasnmf.options import AtlasOptions, PrepareOptions, RunOptions
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
+
+    from atlasnmf.pipeline import Fit
+    from atlasnmf.store.atlas import Atlas
+
+__all__ = ["Estimator", "class_names"]
+
+
+class Estimator:
+    """A model and its parameters, ready to be fitted to an atlas.
+
+    Parameters
+    ----------
+    preset
+        ``"default"`` or ``"published"``: where the parameters start from.
+    random_state
+        Seed; the same seed on the same machine gives the same bits.
+    **params
+        Parameters of the model, those of ``atlasnmf fit MODEL --help`` with underscores.
+
+    Raises
+    ------
+    BadOption
+        A parameter has no usable value.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> an.Inspire(n_factors=12).params.n_factors
+    12
+    """
+
+    model: ClassVar[str]
+
+    def __init__(self, *, preset: str = "default", random_state: int = 0, **params: Any) -> None:
+        self.preset = preset
+        self.random_state = random_state
+        self._given = params
+        self.params = models.params_with_preset(self.model, preset, params)
+
+    def fit(
+        self,
+        atlas: Atlas,
+        *,
+        client: Client | None = None,
+        prepare: PrepareOptions | None = None,
+        events: Events = SILENT,
+        memory_budget: str | None = None,
+        workers: int | None = None,
+        device: str = "auto",
+        work_dir: str | None = None,
+        residency: str = "auto",
+        key_added: str | None = None,
+        overwrite: bool = False,
+        labels: str | None = None,
+        **overrides: Any,
+    ) -> Fit:
+        """Fit the model; nothing is written into the store until :meth:`Fit.write`.
+
+        Parameters
+        ----------
+        atlas
+            What :func:`atlasnmf.open_atlas` returned.
+        client
+            A Dask client for the tiles of ``prepare``; threads of this process when not given.
+        prepare
+            Options of :func:`atlasnmf.prepare`; what is missing is prepared.
+        events
+            Listener for progress.
+        memory_budget, workers, device, work_dir, residency, key_added, overwrite, labels
+            As on the command line, see :class:`atlasnmf.options.RunOptions`.
+        **overrides
+            Model parameters for this fit only, for example ``steps=10_000``.
+
+        Raises
+        ------
+        BadInput
+            The atlas cannot be used.
+        BadOption
+            An option has no usable value, or the budget is too small.
+        """
+        from atlasnmf import pipeline
+
+        run = RunOptions(
+            memory_budget=memory_budget,
+            seed=self.random_state,
+            workers=workers,
+            device=device,
+            work_dir=work_dir,
+            residency=residency,
+            key_added=key_added,
+            overwrite=overwrite,
+            labels=labels,
+        )
+        params = models.params_with_preset(self.model, self.preset, self._given | overrides)
+        options = AtlasOptions(**atlas.source_options())
+        request = pipeline.FitRequest(
+            self.model, atlas.name, params, prepare or PrepareOptions(), options, run
+        )
+        return pipeline.train(atlas, request, client=client, events=events)
+
+
+def _make(model: str) -> type[Estimator]:
+    summary = models.summary(model)
+    return type(
+        models.class_name(model),
+        (Estimator,),
+        {"model": model, "__doc__": f"{summary}\n\n{inspect.getdoc(Estimator)}"},
+    )
+
+
+def class_names() -> dict[str, str]:
+    """Return the class of each model folder by its public name."""
+    return {models.class_name(model): model for model in models.available()}
+
+
+def __getattr__(name: str) -> type[Estimator]:
+    if name in class_names():
+        globals()[name] = _make(class_names()[name])
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,192 @@
+"""Spots with their exact neighbours out to some hops, read from a graph on disk, and hops over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from atlasnmf.features.source import stack_rows
+from atlasnmf.kernels.cpu.smooth import smooth_dense, smooth_dense_transposed
+from atlasnmf.schema import Csr
+
+__all__ = ["Neighbourhood", "RandomRows", "Weighting", "edge_weights", "read_around", "read_neighbourhood"]
+
+#: ``mean``: M = D^-1 A, every neighbour weighs the same; ``symmetric``: A~ = D^-1/2 A D^-1/2.
+Weighting = Literal["mean", "symmetric"]
+
+
+class RandomRows(Protocol):
+    """Sparse rows that can also be read in any order."""
+
+    def read(self, start: int, stop: int) -> Csr:
+        """Return a run of rows."""
+        ...
+
+    def read_rows(self, rows: np.ndarray) -> Csr:
+        """Return any rows in any order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """A run of spots, the core, and the rings of their neighbours.
+
+    Parameters
+    ----------
+    rows
+        Working rows: the core, then those one hop away, then those two hops away; int64, shape (m,).
+    rings
+        Cumulative number of rows up to each ring, ``hops + 1`` of them; ``rings[-1] == m``.
+    graph
+        Neighbours of all rows but the outermost ring, as positions in ``rows``; data are weights, float32.
+    """
+
+    rows: np.ndarray
+    rings: tuple[int, ...]
+    graph: Csr
+
+    @property
+    def n_core(self) -> int:
+        """Number of core spots."""
+        return self.rings[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the arrays."""
+        return self.rows.nbytes + self.graph.nbytes
+
+    def graph_of(self, n_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """CSR parts of the first ``n_rows`` rows of the graph."""
+        return self.graph.indptr[: n_rows + 1], self.graph.indices, self.graph.data
+
+    def average(self, dense: np.ndarray) -> list[np.ndarray]:
+        """Apply the graph 0, 1, .. hops times.
+
+        Parameters
+        ----------
+        dense
+            Values of all rows, float32 or float64, shape (m, p).
+
+        Returns
+        -------
+        averaged
+            Core rows after each number of hops, each of shape (n_core, p).
+        """
+        averaged = [dense[: self.n_core]]
+        for n_rows in self.rings[-2::-1]:
+            dense = smooth_dense(*self.graph_of(n_rows), dense)
+            averaged.append(dense[: self.n_core])
+        return averaged
+
+    def spread(self, dense: np.ndarray) -> list[np.ndarray]:
+        """Apply the transposed graph 0, 1, .. hops times to core rows.
+
+        Parameters
+        ----------
+        dense
+            Values of the core rows, float32 or float64, shape (n_core, p).
+
+        Returns
+        -------
+        spread
+            After each number of hops, shape (rings[hop], p).
+        """
+        spread = [dense]
+        for inner, outer in zip(self.rings[:-1], self.rings[1:], strict=True):
+            spread.append(smooth_dense_transposed(*self.graph_of(inner), spread[-1], outer))
+        return spread
+
+
+def read_neighbourhood(
+    graph: RandomRows,
+    start: int,
+    stop: int,
+    hops: int,
+    *,
+    weighting: Weighting,
+    degrees: np.ndarray | None = None,
+) -> Neighbourhood:
+    """Read a run of spots with their neighbours out to some hops.
+
+    Parameters
+    ----------
+    graph
+        Neighbours of every spot, itself included, columns are working rows.
+    start, stop
+        The core.
+    hops
+        Number of rings.
+    weighting
+        How edges weigh (see :func:`edge_weights`).
+    degrees
+        Neighbours of every spot of the atlas, itself included, shape (n,); needed for ``symmetric``.
+
+    Notes
+    -----
+    Exact: edges out of the core and out of all inner rings are all there, with whole-slice degrees. Reads
+    the graph once a ring and nothing of the outermost ring.
+    """
+    rows = np.arange(start, stop, dtype=np.int64)
+    rings = [len(rows)]
+    pieces: list[Csr] = []
+    newest = rows
+    for hop in range(hops):
+        piece = graph.read(start, stop) if hop == 0 else graph.read_rows(newest)
+        pieces.append(piece)
+        newest = np.setdiff1d(np.unique(piece.indices).astype(np.int64), rows, assume_unique=True)
+        rows = np.concatenate([rows, newest])
+        rings.append(len(rows))
+    lengths = np.concatenate([[0], *(np.diff(piece.indptr) for piece in pieces)])
+    indptr = np.cumsum(lengths, dtype=np.int64)
+    columns = np.concatenate([piece.indices for piece in pieces] or [np.empty(0, dtype=np.int64)])
+    weights = edge_weights(indptr, columns, rows[: len(indptr) - 1], weighting=weighting, degrees=degrees)
+    by_row = np.argsort(rows, kind="stable")
+    positions = by_row[np.searchsorted(rows[by_row], columns)].astype(np.int32)
+    return Neighbourhood(rows, tuple(rings), Csr(indptr, positions, weights, len(rows)))
+
+
+def read_around(source: RandomRows, around: Neighbourhood) -> Csr:
+    """Read the rows of a neighbourhood: the core in one run, which needs no sorting out, and the rings."""
+    start = int(around.rows[0]) if around.n_core else 0
+    core = source.read(start, start + around.n_core)
+    if len(around.rows) == around.n_core:
+        return core
+    return stack_rows([core, source.read_rows(around.rows[around.n_core :])])
+
+
+def edge_weights(
+    indptr: np.ndarray,
+    columns: np.ndarray,
+    rows: Sequence[int] | np.ndarray,
+    *,
+    weighting: Weighting,
+    degrees: np.ndarray | None = None,
+) -> np.ndarray:
+    """Weigh the edges of some rows of the graph.
+
+    Parameters
+    ----------
+    indptr, columns
+        Neighbours of each row, itself included; columns are working rows.
+    rows
+        Working row of each row, shape (n_rows,).
+    weighting
+        ``mean`` for 1/d_i, ``symmetric`` for 1/sqrt(d_i d_j), d counting the spot itself.
+    degrees
+        Degrees of the whole atlas, shape (n,), for ``symmetric``.
+
+    Returns
+    -------
+    weights
+        float32, shape (n_edges,).
+    """
+    lengths = np.diff(indptr)
+    if weighting == "mean":
+        return np.repeat((1.0 / np.maximum(lengths, 1)).astype(np.float32), lengths)
+    if degrees is None:
+        raise ValueError("symmetric weights need the degrees of the whole atlas")
+    own = np.repeat(np.asarray(degrees)[rows].astype(np.float64), lengths)
+    return (1.0 / np.sqrt(own * np.asarray(degrees)[columns])).astype(np.float32)

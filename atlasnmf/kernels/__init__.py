@@ -1,0 +1,1 @@
+"""Arithmetic on plain arrays, the same names on CPU and GPU."""

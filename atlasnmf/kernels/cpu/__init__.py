@@ -1,0 +1,1 @@
+"""Numba kernels: serial, without the interpreter lock; threads come from outside."""

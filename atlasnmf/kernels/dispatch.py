@@ -1,0 +1,93 @@
+"""Which side a kernel runs on: the CPU's numba modules or their CuPy twins, loaded when first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from atlasnmf.errors import BadOption
+
+__all__ = ["TWINS", "gpu_available", "kernel", "side_of", "to_host"]
+
+#: Kernel files that exist on both sides under the same names.
+TWINS = ("neighbours", "rows", "moments", "smooth", "products", "lognorm", "poisson")
+
+
+@cache
+def gpu_available() -> bool:
+    """Tell whether CuPy is installed and sees a CUDA device."""
+    try:
+        import cupy
+
+        return bool(cupy.cuda.runtime.getDeviceCount() > 0)
+    except Exception:  # a missing driver surfaces as many different errors; all mean "no"
+        return False
+
+
+def side_of(where: Any) -> str:
+    """Name the side, "cpu" or "gpu", that owns a device name or an array.
+
+    Parameters
+    ----------
+    where
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"gpu"``, ``"auto"`` (the GPU where there is one), a torch
+        device, or an array.
+
+    Raises
+    ------
+    BadOption
+        No such device.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> side_of("cpu"), side_of(np.zeros(3))
+    ('cpu', 'cpu')
+    """
+    if hasattr(where, "__cuda_array_interface__"):
+        return "gpu"
+    if hasattr(where, "__array__"):
+        return "cpu"
+    name = str(where)
+    if name == "auto":
+        return "gpu" if gpu_available() else "cpu"
+    if name == "cpu":
+        return "cpu"
+    if name == "gpu" or name.split(":")[0] == "cuda":
+        return "gpu"
+    raise BadOption(f"no such device {name!r}; use auto, cpu or cuda")
+
+
+def kernel(module: str, where: Any = "cpu") -> ModuleType:
+    """Return a kernel module of the side that owns ``where``.
+
+    Parameters
+    ----------
+    module
+        ``"neighbours"``, ``"rows"``, ``"moments"``, ``"smooth"``, ``"products"``, ``"lognorm"``, …
+    where
+        See :func:`side_of`.
+
+    Raises
+    ------
+    BadOption
+        The GPU is asked for and cannot be used.
+
+    Examples
+    --------
+    >>> kernel("rows", "cpu").row_sums.__name__
+    'row_sums'
+    """
+    side = side_of(where)
+    if side == "gpu" and not gpu_available():
+        raise BadOption("no CUDA device that CuPy can use; install atlasnmf[gpu] or use --device cpu")
+    return importlib.import_module(f"atlasnmf.kernels.{side}.{module}")
+
+
+def to_host(array: Any) -> np.ndarray:
+    """Return an array of either side as a numpy array, without a copy where it is one already."""
+    return array.get() if side_of(array) == "gpu" else np.asarray(array)

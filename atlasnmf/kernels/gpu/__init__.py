@@ -1,0 +1,1 @@
+"""CuPy twins of the CPU kernels."""

@@ -1,0 +1,117 @@
+"""What a user may choose, typed, checked once at construction, frozen afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from atlasnmf.budget import parse_bytes
+from atlasnmf.errors import BadOption
+
+__all__ = ["AtlasOptions", "Options", "PrepareOptions", "RunOptions"]
+
+
+def flag_of(name: str) -> str:
+    """Return the command-line spelling of an option.
+
+    Examples
+    --------
+    >>> flag_of("n_hvgs")
+    '--n-hvgs'
+    """
+    return "--" + name.replace("_", "-")
+
+
+class Options(BaseModel):
+    """Base of every set of options: frozen, no unknown names, one clear line when a value is wrong."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else ""
+            message = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(sorted(flag_of(field) for field in type(self).model_fields))
+                message = f"no such option; there are {known}"
+            given = "" if not name or name not in values else f" (got {values[name]!r})"
+            raise BadOption(f"{flag_of(name) + ': ' if name else ''}{message}{given}") from None
+
+
+class AtlasOptions(Options):
+    """Which part of a store is the atlas."""
+
+    tables: tuple[str, ...] | None = Field(None, description="Tables to use; all when not given.")
+    slice_key: str | None = Field(None, description="obs column that names the slice of each spot.")
+    layer: str | None = Field(None, description="Layer with the raw counts; X when not given.")
+    coordinate_system: str = Field("global", description="Coordinate system of the positions.")
+    spatial_key: str = Field("spatial", description="obsm key of the positions.")
+
+
+class PrepareOptions(Options):
+    """How counts become graph features."""
+
+    min_genes: int = Field(1, ge=0, description="Spots with fewer detected genes get NaN results.")
+    min_spots: int = Field(3, ge=0, description="Genes seen in fewer spots of a slice are left out.")
+    n_hvgs: int | None = Field(
+        None, ge=0, description="Variable genes per slice, then intersected; 0 takes all shared genes."
+    )
+    genes: Literal["auto", "hvg", "shared", "union"] = Field(
+        "auto",
+        description="hvg intersects variable genes, shared takes all shared genes (small panels), "
+        "union keeps genes that some slices lack; auto decides by panel size.",
+    )
+    radius: float | None = Field(None, gt=0, description="Neighbours are closer than this (coordinate unit).")
+    n_neighbors: int | None = Field(
+        None, ge=1, description="Or: this many nearest neighbours, made symmetric."
+    )
+    target_sum: float | None = Field(
+        None, gt=0, description="Counts a spot is scaled to before log1p: 1e4, or 1e3 for panels."
+    )
+    hops: int | None = Field(None, ge=0, le=8, description="Stored gene-space neighbourhood sums.")
+    n_components: int | None = Field(None, ge=0, description="Components of the smoothed log counts.")
+    component_hops: int | None = Field(None, ge=0, le=8, description="Averaging rounds of the components.")
+
+    @model_validator(mode="after")
+    def _one_graph(self) -> PrepareOptions:
+        if self.radius is not None and self.n_neighbors is not None:
+            raise ValueError("give --radius or --n-neighbors, not both")
+        return self
+
+
+class RunOptions(Options):
+    """Where and within which limits a job runs."""
+
+    memory_budget: str | None = Field(
+        None,
+        description="Most memory the process may hold, such as 4GB; half of what is free when not given.",
+    )
+    seed: int = Field(0, ge=0, description="Same seed, same machine: same bits.")
+    workers: int | None = Field(None, ge=1, description="Threads for tiles; all cores when not given.")
+    scheduler: str | None = Field(
+        None,
+        description="Dask scheduler whose workers run the tiles of prepare, such as tcp://host:8786.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where training steps run.")
+    work_dir: Path | str | None = Field(
+        None, description="Place of the working copy; beside the store by default."
+    )
+    residency: Literal["auto", "device", "host", "disk"] = Field(
+        "auto", description="Where batches are read from; auto takes the fastest that fits the budget."
+    )
+    checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints; one a minute at least.")
+    key_added: str | None = Field(None, description="Prefix of the result keys instead of the model's name.")
+    overwrite: bool = Field(False, description="Replace results of an earlier fit.")
+    labels: str | None = Field(None, description="obs column with known regions, to report quality against.")
+
+    @field_validator("memory_budget")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_bytes(value)
+        return value

@@ -1,0 +1,94 @@
+"""The rival of every model: a PCA of log counts averaged over neighbours, out of core."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlasnmf.events import SILENT, Events
+from atlasnmf.options import PrepareOptions, RunOptions
+from atlasnmf.pipeline.choices import BASELINE_COMPONENTS
+from atlasnmf.schema import Needs
+
+if TYPE_CHECKING:
+    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.working import WorkingCopy
+
+__all__ = ["baseline", "smoothed_scores"]
+
+_BLOCK_ROWS = 32_768
+
+
+def smoothed_scores(working: WorkingCopy) -> np.ndarray:
+    """Return the leading scores after the last round of averaging.
+
+    Returns
+    -------
+    scores
+        float32, shape (n_kept, n_components), in working order.
+    """
+    scores = working.dense("baseline_scores")
+    found = np.empty((scores.n_rows, scores.row_shape[1]), dtype=np.float32)
+    for start in range(0, scores.n_rows, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, scores.n_rows)
+        found[start:stop] = scores.read(start, stop)[:, -1]
+    return found
+
+
+def baseline(
+    atlas: Atlas,
+    *,
+    n_components: int = BASELINE_COMPONENTS,
+    n_hvgs: int = 6000,
+    key_added: str = "X_smoothed_pca",
+    overwrite: bool = False,
+    random_state: int = 0,
+    memory_budget: str | None = None,
+    work_dir: str | None = None,
+    events: Events = SILENT,
+    **options: Any,
+) -> None:
+    """Write a PCA of the log counts averaged over neighbours, centred per slice, out of core.
+
+    Averaging and PCA are a strong rival of any spatial model; compare before you believe one.
+
+    Parameters
+    ----------
+    atlas
+        What :func:`atlasnmf.open_atlas` returned.
+    n_components
+        Components of the counts averaged twice over the neighbours.
+    n_hvgs
+        Variable genes per slice before intersecting.
+    key_added
+        obsm key of the scores, shape (n_spots, n_components), float32, NaN for spots left out.
+    overwrite
+        Replace an older result of that name.
+    random_state
+        Seed of the iteration that finds the components.
+    memory_budget, work_dir
+        See :class:`atlasnmf.options.RunOptions`.
+    events
+        The listener.
+    **options
+        See :class:`atlasnmf.options.PrepareOptions`.
+
+    Raises
+    ------
+    BadInput, BadOption
+        The atlas or an option cannot be used, or the key exists.
+    """
+    from atlasnmf.pipeline.commands import prepared_for
+    from atlasnmf.store.results import ResultWriter, refuse_existing
+
+    refuse_existing(atlas, obsm=[key_added], overwrite=overwrite)
+    run = RunOptions(seed=random_state, memory_budget=memory_budget, work_dir=work_dir)
+    needs = Needs(n_hvgs=n_hvgs, baseline_components=n_components)
+    prepared = prepared_for(atlas, PrepareOptions(**options), run, needs, events=events)
+    scores = smoothed_scores(prepared.working)
+    order = prepared.working.vector("order")
+    with ResultWriter(atlas, order, overwrite=overwrite) as writer:
+        writer.per_spot(key_added, scores.shape[1])
+        for start in range(0, len(scores), _BLOCK_ROWS):
+            writer.put(key_added, start, scores[start : start + _BLOCK_ROWS])

@@ -1,0 +1,75 @@
+"""What a fit refuses before any work: results in the way, unusable labels, too little memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.pipeline.choices import needs_of
+from atlasnmf.pipeline.limits import Limits
+from atlasnmf.pipeline.request import FitRequest
+from atlasnmf.pipeline.results import refuse_existing
+from atlasnmf.pipeline.sizes import Sizes
+from atlasnmf.schema import Needs
+
+if TYPE_CHECKING:
+    from atlasnmf.store.atlas import Atlas
+
+__all__ = ["check", "label_column", "refuse_few_slices"]
+
+#: Fewest labelled spots of a slice that figures of quality are made of.
+_MIN_LABELLED = 10
+
+
+def check(atlas: Atlas, request: FitRequest) -> None:
+    """Refuse what can be refused without reading counts.
+
+    Raises
+    ------
+    BadInput
+        Names, positions, slices or labels cannot be used.
+    BadOption
+        Results of this name exist, an option has no usable value, or the budget is too small.
+    """
+    limits = Limits.of(request.run)
+    atlas.check()
+    refuse_few_slices(atlas, needs_of(request, atlas.n_spots))
+    refuse_existing(atlas, request)
+    if request.run.labels is not None:
+        _refuse_labels(atlas, request.run.labels)
+    Sizes.of(atlas, request).require(limits.budget)
+
+
+def refuse_few_slices(atlas: Atlas, needs: Needs) -> None:
+    """Refuse an atlas with fewer slices than the model needs."""
+    if atlas.n_slices < needs.min_slices:
+        slices = "1 slice" if atlas.n_slices == 1 else f"{atlas.n_slices} slices"
+        raise BadInput(
+            f"{atlas.name} has {slices} and the model needs {needs.min_slices}; "
+            "give --slice-key, ingest more slices, or fit without adversaries (--gan-weight 0)"
+        )
+
+
+def label_column(atlas: Atlas, key: str) -> np.ndarray:
+    """Return the labels of all spots of an atlas, missing where unknown, dtype object."""
+    columns = [np.asarray(table.obs_column(key), dtype=np.object_) for table in atlas.tables]
+    return np.concatenate(columns)
+
+
+def _refuse_labels(atlas: Atlas, key: str) -> None:
+    from atlasnmf.metrics import label_codes
+
+    for table in atlas.tables:
+        if key not in table.obs_columns():
+            from atlasnmf.store.names import no_such
+
+            raise BadOption(
+                f"--labels: {no_such('obs column', key, table.obs_columns(), f'table {table.name!r}')}"
+            )
+    labelled = label_codes(label_column(atlas, key))[0] >= 0
+    if np.bincount(atlas.slice_codes()[labelled], minlength=1).max() < _MIN_LABELLED:
+        raise BadOption(
+            f"--labels {key}: no slice has {_MIN_LABELLED} spots with a label; name another column"
+        )

@@ -1,0 +1,310 @@
+"""What the command line and the Python interface call: one function a command."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atlasnmf.budget import format_bytes
+from atlasnmf.errors import AtlasError, BadInput, Interrupted
+from atlasnmf.events import SILENT, Events
+from atlasnmf.options import AtlasOptions, PrepareOptions, RunOptions
+from atlasnmf.pipeline.checks import check as check_fit
+from atlasnmf.pipeline.estimates import Estimate, estimate_fit
+from atlasnmf.pipeline.fitting import Fit, peak_bytes, reopen, train
+from atlasnmf.pipeline.preparation import Preparation, Prepared
+from atlasnmf.pipeline.request import FitRequest, resume_command
+from atlasnmf.reduce.cluster import connected
+from atlasnmf.schema import Needs
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
+
+    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.describe import Description
+    from atlasnmf.store.working import WorkingCopy
+
+__all__ = [
+    "FitOutcome",
+    "check",
+    "estimate",
+    "fit",
+    "info",
+    "load_fit",
+    "prepare",
+    "prepare_store",
+    "prepared_for",
+    "resume",
+]
+
+#: How an interrupted ``prepare`` is named in the ledger, where fits have their model's name.
+_PREPARE = "prepare"
+
+
+@dataclass(frozen=True)
+class FitOutcome:
+    """How a fit went, for scripts and for people."""
+
+    fit: Fit
+    written: dict[str, list[str]]
+    seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """Return the outcome for scripts."""
+        losses = self.fit.history.get("loss")
+        return {
+            "model": self.fit.request.model,
+            "store": self.fit.request.store,
+            "table results": self.written,
+            "seconds": round(self.seconds, 2),
+            "stages": {**self.fit.prepared.seconds, "fit": self.fit.seconds},
+            "peak_bytes": peak_bytes(),
+            "wait_share": round(self.fit.wait_share, 4),
+            "loss": None if losses is None or not len(losses) else float(losses[-1]),
+            "quality": self.fit.quality,
+            "warnings": list(self.fit.prepared.warnings),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the outcome for people."""
+        lines = [
+            f"{self.fit.request.model}: {self.seconds:.0f} s, peak {format_bytes(peak_bytes())}, "
+            f"{self.fit.wait_share:.0%} of the training time spent waiting for batches",
+            f"results in {self.fit.request.store}:",
+        ]
+        lines += [f"  {table}: {', '.join(keys)}" for table, keys in self.written.items()]
+        quality = self.fit.quality
+        for name, row in (self.fit.request.model, quality), ("smoothed PCA", quality.get("baseline")):
+            if row:
+                lines.append(f"  {name}: ARI {row['ari']:.3f}, NMI {row['nmi']:.3f}, ASW {row['asw']:.3f}")
+        lines.append(f"look at them: atlasnmf report {self.fit.request.store} -o report.html")
+        return lines
+
+
+def _open(store: str, options: AtlasOptions) -> Atlas:
+    from atlasnmf.store.atlas import open_atlas
+
+    return open_atlas(store, **options.model_dump())
+
+
+def fit(request: FitRequest, *, client: Client | None = None, events: Events = SILENT) -> FitOutcome:
+    """Fit a model to a store and write the results into it.
+
+    Parameters
+    ----------
+    request
+        What to fit, to what, how.
+    client
+        A Dask client for the tiles of ``prepare``.
+    events
+        The listener.
+
+    Raises
+    ------
+    BadInput, BadOption
+        Something cannot be used; the store is as it was.
+    Interrupted
+        Stopped by the user; the message says how to go on.
+    """
+    start = time.perf_counter()
+    atlas = _open(request.store, request.atlas)
+    with connected(request.run.scheduler) as cluster:
+        fitted = train(atlas, request, client=client or cluster, events=events)
+    try:
+        written = fitted.write()
+    except KeyboardInterrupt:
+        message = f"the results of {request.model} were not written"
+        raise Interrupted(message, resume_command(request.store, request.run)) from None
+    return FitOutcome(fitted, written, time.perf_counter() - start)
+
+
+def prepared_for(
+    atlas: Atlas,
+    options: PrepareOptions,
+    run: RunOptions,
+    needs: Needs,
+    *,
+    client: Client | None = None,
+    events: Events = SILENT,
+) -> Prepared:
+    """Do the stages a model needs, under the store's lock, resumable."""
+    from atlasnmf.store.working import WorkingCopy
+
+    atlas.check()
+    working = WorkingCopy.open(atlas, run.work_dir)
+    record = {
+        "store": atlas.name,
+        "prepare": options.model_dump(mode="json"),
+        "run": run.model_dump(mode="json"),
+    }
+    with working.locked():
+        if working.ledger.interrupted_fit() is None:
+            working.ledger.start_fit(_PREPARE, {}, {**record, "atlas": atlas.source_options()})
+        try:
+            prepared = Preparation(atlas, working, needs, options, run, client=client, events=events).run()
+        except KeyboardInterrupt:
+            again = "the same call in this session" if atlas.path is None else resume_command(atlas.name, run)
+            raise Interrupted(f"prepare of {atlas.name} was interrupted", again) from None
+        except AtlasError:
+            _end(working)
+            raise
+        _end(working)
+    return prepared
+
+
+def _end(working: WorkingCopy) -> None:
+    """Forget an interrupted prepare, but never an interrupted fit."""
+    noted = working.ledger.interrupted_fit()
+    if noted is not None and noted["model"] == _PREPARE:
+        working.ledger.end_fit()
+
+
+def _default_needs(n_spots: int) -> Needs:
+    """Return what the default form of the first model asks for: what most fits will use.
+
+    How many slices and genes suffice depends on parameters that nobody has given yet.
+    """
+    from atlasnmf import models
+
+    model = models.available()[0]
+    needs = models.needs(model, models.params_with_preset(model, "default", {}), n_spots)
+    return replace(needs, min_slices=1, min_genes=1)
+
+
+def prepare(
+    atlas: Atlas,
+    *,
+    client: Client | None = None,
+    events: Events = SILENT,
+    random_state: int = 0,
+    memory_budget: str | None = None,
+    workers: int | None = None,
+    work_dir: str | None = None,
+    **options: Any,
+) -> Prepared:
+    """Bring an atlas into its working copy; what is done is skipped, what was cut off goes on.
+
+    Parameters
+    ----------
+    atlas
+        What :func:`atlasnmf.open_atlas` returned.
+    client
+        A Dask client for the tiles; threads of this process when not given.
+    events
+        The listener.
+    random_state
+        Seed.
+    memory_budget, workers, work_dir
+        See :class:`atlasnmf.options.RunOptions`.
+    **options
+        See :class:`atlasnmf.options.PrepareOptions`, for example ``n_hvgs=6000, radius=1.6``.
+
+    Raises
+    ------
+    BadInput, BadOption
+        The atlas or an option cannot be used.
+    """
+    run = RunOptions(seed=random_state, memory_budget=memory_budget, workers=workers, work_dir=work_dir)
+    needs = _default_needs(atlas.n_spots)
+    return prepared_for(atlas, PrepareOptions(**options), run, needs, client=client, events=events)
+
+
+def prepare_store(
+    store: str,
+    options: PrepareOptions,
+    atlas: AtlasOptions,
+    run: RunOptions,
+    *,
+    events: Events = SILENT,
+) -> Prepared:
+    """Prepare a store with the options of the command line."""
+    opened = _open(store, atlas)
+    with connected(run.scheduler) as client:
+        return prepared_for(
+            opened, options, run, _default_needs(opened.n_spots), client=client, events=events
+        )
+
+
+def resume(store: str, *, work_dir: Path | None = None, events: Events = SILENT) -> FitOutcome | Prepared:
+    """Go on with whatever was interrupted on a store.
+
+    Raises
+    ------
+    BadInput
+        There is nothing to resume.
+    """
+    from atlasnmf.store.working import WorkingCopy
+
+    working = WorkingCopy.find(store, work_dir)
+    noted = working.ledger.interrupted_fit() if working else None
+    if noted is None:
+        raise BadInput(f"there is nothing to resume on {store}; start with atlasnmf fit")
+    options = noted["options"]
+    if work_dir is not None:
+        options["run"]["work_dir"] = str(work_dir)
+    if noted["model"] == _PREPARE:
+        return prepare_store(
+            store,
+            PrepareOptions(**options["prepare"]),
+            AtlasOptions(**options["atlas"]),
+            RunOptions(**options["run"]),
+            events=events,
+        )
+    write = working.ledger.stages().get(f"fit {noted['model']}", {}) if working else {}
+    if write.get("params") == noted["options"]:
+        # The fit was cut off while or after it wrote: what lies there under its name is its own.
+        options["run"]["overwrite"] = True
+    return fit(FitRequest.from_json({**options, "store": store}), events=events)
+
+
+def estimate(request: FitRequest) -> Estimate:
+    """Say what a fit will need; reads metadata only."""
+    return estimate_fit(_open(request.store, request.atlas), request)
+
+
+def check(request: FitRequest) -> None:
+    """Refuse what ``fit`` would refuse without reading counts."""
+    check_fit(_open(request.store, request.atlas), request)
+
+
+def load_fit(
+    store: str, model: str = "inspire", *, work_dir: Path | None = None, events: Events = SILENT
+) -> Fit:
+    """Open the last finished fit of a model again, from the working copy of its store.
+
+    Parameters
+    ----------
+    store
+        The store that was fitted.
+    model
+        Name of the model.
+    work_dir
+        Where the working copy is, when not beside the store.
+    events
+        The listener.
+
+    Raises
+    ------
+    BadInput
+        There is no such fit in the working copy.
+    """
+    from atlasnmf.store.working import WorkingCopy
+
+    working = WorkingCopy.find(store, work_dir)
+    noted = working.ledger.facts(f"fit {model}") if working else {}
+    if not noted:
+        raise BadInput(
+            f"{store} has no finished fit of {model} in its working copy; run atlasnmf fit {model}"
+        )
+    request = FitRequest.from_json({**noted["request"], "store": str(store)})
+    return reopen(_open(request.store, request.atlas), request, events=events)
+
+
+def info(store: str, *, work_dir: Path | None = None) -> Description:
+    """Describe a store: slices, spots, genes, stages done, results, sizes; reads no counts."""
+    from atlasnmf.store.atlas import open_atlas
+    from atlasnmf.store.describe import describe
+
+    return describe(open_atlas(store), work_dir)

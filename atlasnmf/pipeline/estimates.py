@@ -1,0 +1,154 @@
+"""Memory, disk and time of a fit before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlasnmf.budget import INTERPRETER_BYTES, format_bytes
+from atlasnmf.pipeline.limits import Limits
+from atlasnmf.pipeline.request import FitRequest
+from atlasnmf.pipeline.sizes import VECTOR_BYTES, Sizes
+
+if TYPE_CHECKING:
+    from atlasnmf.store.atlas import Atlas
+
+__all__ = ["Estimate", "estimate_fit"]
+
+# Measured on two 2.8 GHz cores with benchmarks/scale; scaled to this machine by a short matrix product.
+_REFERENCE_GFLOPS = 45.0
+_PREPARE_SPOTS_PER_S = 25_000.0
+#: Compressed bytes of a stored count, of a stored neighbourhood sum, and of one score.
+_COUNT_BYTES, _SMOOTHED_BYTES, _SCORE_BYTES = 2.0, 4.5, 3.7
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fit will need.
+
+    Parameters
+    ----------
+    request
+        The fit.
+    n_spots, n_slices, n_genes
+        Size of the atlas; genes are those the model will see at most.
+    memory_bytes
+        Peak of the process: interpreter, per-spot vectors, batches, model.
+    disk_bytes, free_disk_bytes
+        Working copy, and what is free where it will lie.
+    prepare_s, fit_s
+        Rough times on this machine.
+    notes
+        What to look at before starting.
+    """
+
+    request: FitRequest
+    n_spots: int
+    n_slices: int
+    n_genes: int
+    memory_bytes: int
+    disk_bytes: int
+    free_disk_bytes: int
+    prepare_s: float
+    fit_s: float
+    notes: tuple[str, ...] = field(default=())
+
+    def record(self) -> dict[str, Any]:
+        """Return the estimate for scripts."""
+        return {
+            "model": self.request.model,
+            "store": self.request.store,
+            "n_spots": self.n_spots,
+            "n_slices": self.n_slices,
+            "n_genes": self.n_genes,
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "free_disk_bytes": self.free_disk_bytes,
+            "prepare_s": round(self.prepare_s, 1),
+            "fit_s": round(self.fit_s, 1),
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the estimate for people."""
+        return [
+            f"{self.request.model} on {self.request.store}: {self.n_spots:,} spots, {self.n_slices} slices, "
+            f"up to {self.n_genes:,} genes",
+            f"  memory  {format_bytes(self.memory_bytes)}",
+            f"  disk    {format_bytes(self.disk_bytes)} ({format_bytes(self.free_disk_bytes)} free)",
+            f"  time    about {_duration(self.prepare_s)} to prepare, {_duration(self.fit_s)} to fit",
+            *(f"  note    {note}" for note in self.notes),
+        ]
+
+
+def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
+    """Estimate a fit from sizes alone; nothing is read but metadata.
+
+    Raises
+    ------
+    BadInput, BadOption
+        What the fit itself would refuse without reading counts.
+    """
+    limits = Limits.of(request.run)
+    params: Any = request.params
+    sizes = Sizes.of(atlas, request)
+    settled, n_spots, nnz = sizes.settled, sizes.n_spots, sizes.nnz
+    n_scores = settled.n_components * (settled.component_hops + 1)
+    disk = n_spots * (
+        nnz * _COUNT_BYTES + sizes.smoothed_nnz * _SMOOTHED_BYTES + n_scores * _SCORE_BYTES + 30
+    )
+    held = min(n_spots * sizes.row_bytes, limits.budget.array_bytes / 2)
+    memory = INTERPRETER_BYTES + n_spots * VECTOR_BYTES + held + sizes.step_bytes(sizes.batch_spots)
+    width = 2 * sizes.n_genes if settled.hops else n_scores
+    flops_per_row = 6 * 512 * (width + 64) + 12 * nnz * getattr(params, "hidden", 512) / 10
+    speed = _gflops()
+    steps = getattr(params, "steps", 0)
+    notes = []
+    if memory > limits.budget.total_bytes:
+        notes.append(
+            f"more than the budget of {format_bytes(limits.budget.total_bytes)}; "
+            f"lower --batch-spots or raise --memory-budget"
+        )
+    free = shutil.disk_usage(_existing(atlas, request)).free
+    if disk > free:
+        notes.append("the disk is too small; name another place with --work-dir")
+    return Estimate(
+        request,
+        n_spots,
+        atlas.n_slices,
+        sizes.n_genes,
+        int(memory),
+        int(disk),
+        free,
+        prepare_s=n_spots / _PREPARE_SPOTS_PER_S * _REFERENCE_GFLOPS / speed,
+        fit_s=steps * sizes.rows_of(sizes.batch_spots) * flops_per_row / (0.5e9 * speed),
+        notes=tuple(notes),
+    )
+
+
+def _existing(atlas: Atlas, request: FitRequest) -> Path:
+    place = Path(request.run.work_dir or atlas.path or ".").absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
+def _gflops() -> float:
+    """Time a small matrix product: what this machine gives a training step."""
+    matrix = np.ones((512, 512), dtype=np.float32)
+    matrix @ matrix
+    start = time.perf_counter()
+    for _ in range(4):
+        matrix @ matrix
+    return 4 * 2 * 512**3 / (time.perf_counter() - start) / 1e9
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,324 @@
+"""Fit a model to an atlas: prepare what is missing, train, infer by tile, write into the store."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlasnmf import models
+from atlasnmf.errors import AtlasError, BadInput, Interrupted
+from atlasnmf.events import SILENT, Events
+from atlasnmf.pipeline.choices import needs_of
+from atlasnmf.pipeline.limits import Limits
+from atlasnmf.pipeline.preparation import Preparation, Prepared
+from atlasnmf.pipeline.request import FitRequest, resume_command
+from atlasnmf.schema import Needs, SliceBatch
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
+
+    from atlasnmf.batches.loader import Loader
+    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.working import WorkingCopy
+
+__all__ = ["Fit", "loader_for", "peak_bytes", "reopen", "train"]
+
+#: Spots of an inference tile: what attention holds of its edges is small beside any budget (8192 spots took
+#: 320 MB), and still large enough to keep a core busy.
+_TILE_SPOTS = 2048
+#: Spots that a model looks at before its first step, over all slices and of one slice at most.
+_SAMPLE_SPOTS, _SLICE_SAMPLE_SPOTS = 16_384, 4096
+
+
+@dataclass
+class Fit:
+    """A trained model and the atlas it was trained on.
+
+    Parameters
+    ----------
+    request
+        What was asked for.
+    prepared
+        The atlas and its features.
+    model, state
+        The model and its trained state.
+    history
+        Losses and figures by step, arrays of one length.
+    seconds
+        What training took, prepare apart.
+    wait_share
+        Share of the training time spent waiting for batches.
+    events
+        The listener.
+    quality
+        Agreement with labels beside the smoothed PCA, once results are written and labels were named.
+    """
+
+    request: FitRequest
+    prepared: Prepared
+    model: Any
+    state: Any
+    history: Mapping[str, np.ndarray]
+    seconds: float
+    wait_share: float
+    events: Events = SILENT
+    quality: dict[str, Any] = field(default_factory=dict)
+    _loader: Loader | None = None
+
+    @property
+    def atlas(self) -> Atlas:
+        """The atlas that was fitted."""
+        return self.prepared.atlas
+
+    def embed(self, loader: Loader | None = None) -> Iterator[tuple[SliceBatch, dict[str, np.ndarray]]]:
+        """Yield what the model says of the core spots of each tile, in working order."""
+        from atlasnmf.tiles.plan import plan_tiles
+
+        loader = loader or self._loader
+        assert loader is not None
+        tiles = plan_tiles(loader.source.offsets, _TILE_SPOTS)
+        with self.events.stage("embed", loader.source.n_spots) as advance:
+            for batch in loader.tiles(tiles):
+                yield batch, self.model.infer(self.state, batch)
+                advance(batch.n_core)
+
+    def write(self) -> dict[str, list[str]]:
+        """Write the results into the store, in the user's row order, all of them or none.
+
+        Returns
+        -------
+        The result keys by table.
+
+        Raises
+        ------
+        BadOption
+            Results of that name exist and ``overwrite`` was not given.
+        """
+        from atlasnmf.pipeline.results import write_results
+
+        start = time.perf_counter()
+        self._refresh()
+        ledger = self.prepared.working.ledger
+        stage, request = f"fit {self.request.model}", self.request.to_json()
+        key = _key(self.prepared, self.request)
+        ledger.start(stage, key, request)
+        written = write_results(self)
+        ledger.finish(stage, key, seconds=time.perf_counter() - start, facts={"request": request})
+        noted = ledger.interrupted_fit()
+        if noted is not None and noted["options"] == request:
+            ledger.end_fit()
+        return written
+
+    def _refresh(self) -> None:
+        """Bring the features back when a later ``prepare`` or fit has put others in their place."""
+        working = self.prepared.working
+        if all(working.ledger.is_done(stage, key) for stage, key in self.prepared.keys.items()):
+            return
+        request, needs = self.request, needs_of(self.request, self.atlas.n_spots)
+        with working.locked():
+            self.prepared = Preparation(
+                self.atlas, working, needs, request.prepare, request.run, events=self.events
+            ).run()
+            self._loader = loader_for(working, needs, request, Limits.of(request.run), self.events)
+
+    def transform(
+        self,
+        atlas: Atlas,
+        *,
+        key_added: str | None = None,
+        overwrite: bool = False,
+        work_dir: str | None = None,
+    ) -> dict[str, list[str]]:
+        """Embed the spots of another atlas with the trained model and write the results into its store.
+
+        Parameters
+        ----------
+        atlas
+            New spots or new slices, with the genes the model was trained on.
+        key_added
+            Prefix of the result keys; the fit's own when not given.
+        overwrite
+            Replace results of that name.
+        work_dir
+            Place of the new atlas's working copy, when not beside its store; other slices of the store that
+            was fitted need one.
+
+        Returns
+        -------
+        The result keys by table.
+        """
+        from atlasnmf.pipeline.transform import transform
+
+        return transform(self, atlas, key_added=key_added, overwrite=overwrite, work_dir=work_dir)
+
+
+def train(atlas: Atlas, request: FitRequest, *, client: Client | None = None, events: Events = SILENT) -> Fit:
+    """Prepare what is missing and train; a checkpoint of the same fit is taken up where it ended.
+
+    Parameters
+    ----------
+    atlas
+        The opened atlas.
+    request
+        Model, parameters and options.
+    client
+        A Dask client for the tiles of ``prepare``.
+    events
+        The listener.
+
+    Raises
+    ------
+    BadInput, BadOption
+        Before any work, when something cannot be used.
+    Interrupted
+        Ctrl-C; the message says how to go on.
+    """
+    from atlasnmf.pipeline.checks import check
+    from atlasnmf.store.working import WorkingCopy
+
+    check(atlas, request)
+    limits = Limits.of(request.run)
+    needs = needs_of(request, atlas.n_spots)
+    working = WorkingCopy.open(atlas, request.run.work_dir)
+    with working.locked():
+        earlier = working.ledger.interrupted_fit()
+        working.ledger.start_fit(request.model, {}, request.to_json())
+        try:
+            prepared = Preparation(
+                atlas, working, needs, request.prepare, request.run, client=client, events=events
+            ).run()
+            return _train(prepared, needs, request, limits, events)
+        except AtlasError:
+            # a refused fit must not take the place of one that can be resumed
+            working.ledger.end_fit()
+            if earlier is not None and earlier["options"] != request.to_json():
+                working.ledger.start_fit(earlier["model"], earlier["params"], earlier["options"])
+            raise
+        except (Interrupted, KeyboardInterrupt) as stop:
+            message = str(stop) or f"the fit of {request.model} to {atlas.name} was interrupted"
+            again = "the same fit(...) in this session"
+            if atlas.path is not None:
+                again = resume_command(request.store, request.run)
+            raise Interrupted(message, again) from None
+
+
+def reopen(atlas: Atlas, request: FitRequest, *, events: Events = SILENT) -> Fit:
+    """Take up a finished fit from its last checkpoint; nothing is trained.
+
+    Raises
+    ------
+    BadInput
+        The checkpoint is gone.
+    """
+    from atlasnmf.store.working import WorkingCopy
+
+    working = WorkingCopy.open(atlas, request.run.work_dir)
+    needs = needs_of(request, atlas.n_spots)
+    with working.locked():
+        prepared = Preparation(atlas, working, needs, request.prepare, request.run, events=events).run()
+        if not (_folder(prepared, request)).is_dir():
+            raise BadInput(
+                f"the trained {request.model} of {atlas.name} is no longer in {working.path}; fit it again"
+            )
+        return _train(prepared, needs, request, Limits.of(request.run), events)
+
+
+def _key(prepared: Prepared, request: FitRequest) -> str:
+    """Hash all that decides the bits of a fit."""
+    from atlasnmf.train.checkpoint import fit_key
+
+    return fit_key(
+        {
+            "model": request.model,
+            "params": request.params.model_dump(mode="json"),
+            "seed": request.run.seed,
+            "features": prepared.keys,
+        }
+    )
+
+
+def _folder(prepared: Prepared, request: FitRequest) -> Path:
+    return prepared.working.path / "fits" / _key(prepared, request)[:16]
+
+
+def _train(prepared: Prepared, needs: Needs, request: FitRequest, limits: Limits, events: Events) -> Fit:
+    from atlasnmf.train import loop
+    from atlasnmf.train.callbacks import Progress, RefuseDivergence
+    from atlasnmf.train.checkpoint import Checkpoint
+    from atlasnmf.train.history import History
+
+    model = models.build(request.model, request.params, prepared.facts, limits.device, request.run.seed)
+    loader = loader_for(prepared.working, needs, request, limits, events)
+    folder = _folder(prepared, request)
+    history = History(folder / "metrics.jsonl", events=events)
+    checkpoint = Checkpoint(
+        folder, _key(prepared, request), every_steps=request.run.checkpoint_every, events=events
+    )
+    steps = getattr(request.params, "steps", None)
+    sample_spots = min(_SLICE_SAMPLE_SPOTS, max(_SAMPLE_SPOTS // prepared.facts.n_slices, 256))
+    start = time.perf_counter()
+    state = loop.run(
+        model.method,
+        loader,
+        sample=lambda: loader.sample(sample_spots, request.run.seed),
+        checkpoint=checkpoint,
+        callbacks=[history, RefuseDivergence(), Progress(events, f"fit {request.model}", steps)],
+    )
+    return Fit(
+        request=request,
+        prepared=prepared,
+        model=model,
+        state=state,
+        history=history.arrays(),
+        seconds=time.perf_counter() - start,
+        wait_share=loader.wait_share,
+        events=events,
+        _loader=loader,
+    )
+
+
+def loader_for(
+    working: WorkingCopy, needs: Needs, request: FitRequest, limits: Limits, events: Events
+) -> Loader:
+    """Open the features of an atlas as batches: shuffled blocks, or tiles with their halo."""
+    from atlasnmf.batches.loader import Loader
+    from atlasnmf.batches.samplers import BlockSampler, TileSampler
+    from atlasnmf.batches.sources import SpotSource
+    from atlasnmf.tiles.plan import plan_tiles
+
+    offsets = working.vector("offsets")
+    params: Any = request.params
+    source = SpotSource(
+        offsets=offsets,
+        counts=working.csr("counts"),
+        totals=working.vector("totals"),
+        scores=working.dense("scores") if needs.n_components else None,
+        smoothed=tuple(working.csr(f"smoothed_{hop}") for hop in range(1, needs.hops + 1)),
+        graph=working.csr("graph") if needs.halo else None,
+        degrees=working.vector("degrees") if needs.halo else None,
+    )
+    sampler: BlockSampler | TileSampler
+    if needs.halo:
+        sampler = TileSampler(plan_tiles(offsets, params.batch_spots), seed=request.run.seed)
+    else:
+        sampler = BlockSampler(offsets, params.batch_spots, seed=request.run.seed)
+    return Loader(
+        source,
+        sampler,
+        residency=request.run.residency,
+        budget_bytes=limits.budget.array_bytes // 2,
+        device=limits.device,
+        hops=needs.halo,
+        events=events,
+    )
+
+
+def peak_bytes() -> int:
+    """Return the most memory this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,62 @@
+"""What a run may use: memory, threads, the device."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+from atlasnmf.budget import Budget
+from atlasnmf.errors import BadOption
+from atlasnmf.options import RunOptions
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Settled limits of a run.
+
+    Parameters
+    ----------
+    budget
+        Memory of the whole process.
+    n_workers
+        Threads that work on tiles.
+    wanted_device
+        What the user said: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    budget: Budget
+    n_workers: int
+    wanted_device: str
+
+    @classmethod
+    def of(cls, run: RunOptions) -> Limits:
+        """Settle the options; raises BadOption when a CUDA device is asked for and there is none."""
+        if run.device == "cuda":
+            _device("cuda")
+        n_workers = run.workers or len(os.sched_getaffinity(0))
+        return cls(Budget.of(run.memory_budget), n_workers, run.device)
+
+    @cached_property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``; asks torch, which takes seconds to import and is not needed to prepare."""
+        return _device(self.wanted_device)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Memory of one tile in flight: half of the arrays' share is left to vectors and results."""
+        return self.budget.array_bytes // (2 * self.n_workers)
+
+
+def _device(wanted: str) -> str:
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise BadOption("--device cuda: no CUDA device is visible to torch; use --device auto or cpu")
+    return "cpu"

@@ -1,0 +1,167 @@
+"""From a trained fit to arrays in the store: all of them or none, in the user's order of rows."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlasnmf.pipeline.request import FitRequest
+from atlasnmf.store.results import ResultWriter
+from atlasnmf.store.results import refuse_existing as refuse_keys
+
+if TYPE_CHECKING:
+    from atlasnmf.pipeline.fitting import Fit
+    from atlasnmf.store.atlas import Atlas
+
+__all__ = ["add_per_spot", "provenance", "refuse_existing", "renamed", "versions", "write_results"]
+
+_PACKAGES = ("atlasnmf", "torch", "numpy", "scipy", "numba", "zarr", "anndata", "spatialdata", "dask")
+
+
+def renamed(name: str, request: FitRequest) -> str:
+    """Return a result key with the model's name replaced by ``key_added``.
+
+    Examples
+    --------
+    >>> from atlasnmf.options import RunOptions
+    >>> renamed("X_inspire", FitRequest("inspire", "s.zarr", None, run=RunOptions(key_added="run2")))
+    'X_run2'
+    """
+    return name.replace(request.model, request.key)
+
+
+def refuse_existing(atlas: Atlas, request: FitRequest) -> None:
+    """Refuse before any work when results of this name are there; raises BadOption naming the mend."""
+    refuse_keys(
+        atlas,
+        obsm=[f"X_{request.key}", f"{request.key}_factors"],
+        varm=[f"{request.key}_loadings"],
+        uns=[request.key],
+        overwrite=request.run.overwrite,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that made a result."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_results(fit: Fit) -> dict[str, list[str]]:
+    """Infer every spot by tile and write arrays, loadings, figures and history.
+
+    Returns
+    -------
+    The result keys by table.
+    """
+    request, prepared = fit.request, fit.prepared
+    result = fit.model.result(fit.state)
+    embedding = None if request.run.labels is None else _Collected(f"X_{request.model}")
+    with ResultWriter(
+        fit.atlas,
+        prepared.working.vector("order"),
+        overwrite=request.run.overwrite,
+        budget_bytes=_spill_bytes(fit),
+    ) as writer:
+        keys = add_per_spot(writer, fit, embedding)
+        for name, values in result.varm.items():
+            writer.varm(renamed(name, request), np.asarray(values), prepared.facts.genes)
+            keys.append(renamed(name, request))
+        if embedding is not None:
+            fit.quality = _quality(fit, embedding.array())
+        writer.uns(request.key, {**result.uns, **provenance(fit)})
+    return {table.name: [*keys, request.key] for table in fit.atlas.tables}
+
+
+def add_per_spot(
+    writer: ResultWriter,
+    fit: Fit,
+    collected: _Collected | None = None,
+    *,
+    leave_out: tuple[str, ...] = (),
+) -> list[str]:
+    """Hand the rows of every tile to the writer, but for results whose name ends so; return the keys."""
+    keys: list[str] = []
+    for batch, values in fit.embed():
+        for name, rows in values.items():
+            if name.endswith(leave_out):
+                continue
+            key = renamed(name, fit.request)
+            if key not in keys:
+                writer.per_spot(key, rows.shape[1])
+                keys.append(key)
+            writer.put(key, int(batch.rows[0]), rows)
+            if collected is not None:
+                collected.offer(name, rows)
+    return keys
+
+
+class _Collected:
+    """Keeps one of the per-spot arrays in memory, in working order."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rows: list[np.ndarray] = []
+
+    def offer(self, name: str, rows: np.ndarray) -> None:
+        if name == self._name:
+            self._rows.append(rows)
+
+    def array(self) -> np.ndarray:
+        return np.concatenate(self._rows)
+
+
+def _spill_bytes(fit: Fit) -> int:
+    from atlasnmf.pipeline.limits import Limits
+
+    return max(Limits.of(fit.request.run).budget.array_bytes // 8, 16 * 10**6)
+
+
+def _quality(fit: Fit, embedding: np.ndarray) -> dict[str, Any]:
+    """Measure the embedding and the smoothed PCA of the same spots against the user's labels."""
+    from atlasnmf.analysis.baseline import quality_beside_baseline
+    from atlasnmf.pipeline.baselines import smoothed_scores
+    from atlasnmf.pipeline.checks import label_column
+
+    working = fit.prepared.working
+    order = working.vector("order")
+    labels = label_column(fit.atlas, str(fit.request.run.labels))
+    return quality_beside_baseline(
+        embedding,
+        smoothed_scores(working),
+        labels[order],
+        fit.atlas.slice_codes()[order],
+        random_state=fit.request.run.seed,
+    )
+
+
+def provenance(fit: Fit) -> dict[str, Any]:
+    """Return what made a result: parameters, seed, command, versions, history, figures, status."""
+    request, prepared = fit.request, fit.prepared
+    return {
+        "status": "done",
+        "model": request.model,
+        "params": request.params.model_dump(mode="json"),
+        "prepare": vars(prepared.settled),
+        "seed": request.run.seed,
+        "command": request.command(),
+        "versions": versions(),
+        "slices": list(prepared.facts.slices),
+        "slice_key": prepared.atlas.slice_key or "",
+        "n_spots": prepared.facts.n_spots,
+        "n_genes": prepared.facts.n_genes,
+        "history": dict(fit.history),
+        "seconds": fit.seconds,
+        "wait_share": fit.wait_share,
+        "labels": request.run.labels or "",
+        "quality": fit.quality,
+        "warnings": list(prepared.warnings),
+    }

@@ -1,0 +1,5 @@
+"""Plots of stored results (scverse's ``pl``); every function returns Axes."""
+
+from atlasnmf.plots import domains, factors, history
+
+__all__ = ["domains", "factors", "history"]

@@ -1,0 +1,223 @@
+"""The plain data that passes between rooms: sparse rows, batches, needs, facts, results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+__all__ = ["AtlasFacts", "Csr", "Needs", "Result", "SliceBatch"]
+
+
+@dataclass(frozen=True)
+class Csr:
+    """Compressed sparse rows as four plain parts.
+
+    Parameters
+    ----------
+    indptr
+        Row starts, int64, shape (n_rows + 1,), starting at 0.
+    indices
+        Columns, any unsigned or signed integer type, ascending within a row, shape (nnz,).
+    data
+        Values, shape (nnz,).
+    n_cols
+        Number of columns.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+    n_cols: int
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.indptr) - 1
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored values."""
+        return int(self.indptr[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the three arrays."""
+        return self.indptr.nbytes + self.indices.nbytes + self.data.nbytes
+
+    def rows(self, start: int, stop: int) -> Csr:
+        """Return a run of rows; ``indices`` and ``data`` are views."""
+        lo, hi = int(self.indptr[start]), int(self.indptr[stop])
+        return Csr(self.indptr[start : stop + 1] - lo, self.indices[lo:hi], self.data[lo:hi], self.n_cols)
+
+    def to_scipy(self) -> scipy.sparse.csr_matrix:
+        """Return the same rows as a scipy matrix (indices widened to int32 or int64)."""
+        import scipy.sparse
+
+        kind = np.int32 if max(self.nnz, self.n_cols) < 2**31 else np.int64
+        return scipy.sparse.csr_matrix(
+            (self.data, self.indices.astype(kind), self.indptr.astype(kind)),
+            shape=(self.n_rows, self.n_cols),
+        )
+
+    @classmethod
+    def from_scipy(cls, matrix: scipy.sparse.spmatrix | scipy.sparse.sparray) -> Csr:
+        """Take the rows of a scipy matrix, sorted and with duplicates summed."""
+        csr = matrix.tocsr().copy()
+        csr.sum_duplicates()
+        csr.sort_indices()
+        return cls(csr.indptr.astype(np.int64), csr.indices, csr.data, csr.shape[1])
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model asks of ``prepare``; a fit prepares what is missing.
+
+    Parameters
+    ----------
+    integer_counts
+        A Poisson model: refuse counts that are not whole numbers.
+    min_slices, min_genes
+        The fewest slices and shared genes the model can use.
+    n_hvgs
+        Highly variable genes per slice before intersecting; 0 keeps all shared genes.
+    gene_union
+        Keep genes missing from some slices, masked there.
+    hops
+        Stored neighbourhood sums A~^h X in gene space, h = 1 .. hops.
+    n_components, component_hops
+        Stored projections on the leading components of the smoothed log counts, for 0 .. component_hops.
+    standardise_genes
+        Give every gene the same variance after smoothing before components are sought.
+    baseline_components
+        Components of the smoothed PCA that results are shown beside; 0 when they are not.
+    halo
+        Hops of exact neighbours around a batch; 0 draws shuffled blocks instead of tiles.
+    """
+
+    integer_counts: bool = True
+    min_slices: int = 1
+    min_genes: int = 1
+    n_hvgs: int = 6000
+    gene_union: bool = False
+    hops: int = 0
+    n_components: int = 0
+    component_hops: int = 0
+    standardise_genes: bool = False
+    baseline_components: int = 0
+    halo: int = 0
+
+
+@dataclass(frozen=True)
+class AtlasFacts:
+    """What a model knows of an atlas before it sees a spot; small, never grows with spots.
+
+    Parameters
+    ----------
+    slices
+        Names of the slices, in order.
+    n_spots
+        Spots per slice, int64, shape (S,).
+    genes
+        Names of the model's genes, shape (G,).
+    gene_mask
+        Which slice measured which gene, bool, shape (S, G).
+    gene_sums
+        Total counts per slice and gene, float64, shape (S, G).
+    nnz_per_spot
+        Mean number of non-zero model genes of a spot.
+    components
+        What projects log counts on the leading components, float32, shape (G, P); or None.
+    centres
+        Per-slice mean of the smoothed log counts, float32, shape (S, G); or None.
+    component_scale
+        Standard deviation of the scores on the components after smoothing, float32, shape (P,); or None.
+    target_sum
+        What the counts of a spot are scaled to before log1p.
+    """
+
+    slices: tuple[str, ...]
+    n_spots: np.ndarray
+    genes: tuple[str, ...]
+    gene_mask: np.ndarray
+    gene_sums: np.ndarray
+    nnz_per_spot: float
+    components: np.ndarray | None = None
+    centres: np.ndarray | None = None
+    component_scale: np.ndarray | None = None
+    target_sum: float = 1e4
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices."""
+        return len(self.slices)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of model genes."""
+        return len(self.genes)
+
+
+@dataclass(frozen=True)
+class SliceBatch:
+    """Spots of one slice, ready for a training step or for inference.
+
+    Rows come in rings: the ``rings[0]`` core spots that carry the loss, then their neighbours outside
+    the core, then the neighbours' neighbours. A shuffled block batch has one ring.
+
+    Parameters
+    ----------
+    slice_index
+        Position of the slice in :attr:`AtlasFacts.slices`.
+    rows
+        Working-copy rows of the spots, int64, shape (n,).
+    rings
+        Cumulative number of rows up to each ring, ``rings[-1] == n``.
+    counts
+        Model-gene counts y, n rows, G columns.
+    totals
+        Counts per spot over all kept genes, the denominator of log-normalisation, float32, shape (n,).
+    scores
+        Centred projections of the log counts on the components after 0, 1, .. hops of averaging,
+        float32, shape (n, hops + 1, P); or None.
+    smoothed
+        A~^h X of the spots in gene space for h = 1 .. hops, float32 values, n rows each.
+    graph
+        Neighbours (self included) of the first ``rings[-2]`` rows, as positions within the batch; data are
+        the weights of A~ from whole-slice degrees, float32. None for block batches.
+    """
+
+    slice_index: int
+    rows: np.ndarray
+    rings: tuple[int, ...]
+    counts: Csr
+    totals: np.ndarray
+    scores: np.ndarray | None = None
+    smoothed: tuple[Csr, ...] = ()
+    graph: Csr | None = None
+
+    @property
+    def n_core(self) -> int:
+        """Spots that carry the loss."""
+        return self.rings[0]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The part of a model's result that does not grow with spots.
+
+    Parameters
+    ----------
+    varm
+        Gene arrays by result key, shape (G, K), over the model's genes.
+    uns
+        Figures and parameters of the fit: numbers, strings, small arrays, nested mappings.
+    """
+
+    varm: Mapping[str, np.ndarray] = field(default_factory=dict)
+    uns: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,185 @@
+"""What a store holds: slices, spots, genes, results, and what its working copy has and takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atlasnmf.budget import format_bytes
+from atlasnmf.errors import AtlasError
+from atlasnmf.store.handle import Atlas
+from atlasnmf.store.slices import SliceInfo
+from atlasnmf.store.tables import TableHandle
+from atlasnmf.store.working import WorkingCopy
+
+__all__ = ["Description", "StageInfo", "describe", "find_results"]
+
+_GROUPS = ("obs", "obsm", "varm", "layers")
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """One line of the ledger.
+
+    Parameters
+    ----------
+    name, status
+        Name; ``running`` or ``done``.
+    seconds
+        What it took, 0 while running.
+    when
+        Local time of its start or end.
+    """
+
+    name: str
+    status: str
+    seconds: float
+    when: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a store holds.
+
+    Parameters
+    ----------
+    name
+        The store.
+    slices
+        Slices with their tables and spots.
+    n_spots, n_genes, nnz
+        Spots, genes of all tables, stored counts.
+    counts
+        Where the counts are and how they are stored, by table.
+    coordinates
+        Where the positions come from, by table.
+    counts_bytes
+        Decoded size of the counts.
+    results
+        Keys of our results by table: ``{table: {key: {group: [keys]}}}``.
+    stages
+        Stages of the working copy, in order.
+    interrupted
+        Model of a fit that can be resumed, or None.
+    working_path, working_bytes
+        The working copy and its bytes on disk by name.
+    """
+
+    name: str
+    slices: tuple[SliceInfo, ...]
+    n_spots: int
+    n_genes: int
+    nnz: int
+    counts: dict[str, str]
+    coordinates: dict[str, str]
+    counts_bytes: int
+    results: dict[str, dict[str, dict[str, list[str]]]]
+    stages: tuple[StageInfo, ...] = ()
+    interrupted: str | None = None
+    working_path: Path | None = None
+    working_bytes: dict[str, int] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "store": self.name,
+            "slices": [{"name": s.name, "table": s.table, "n_spots": s.n_spots} for s in self.slices],
+            "n_spots": self.n_spots,
+            "n_genes": self.n_genes,
+            "nnz": self.nnz,
+            "counts": self.counts,
+            "coordinates": self.coordinates,
+            "counts_bytes": self.counts_bytes,
+            "results": self.results,
+            "stages": [vars(stage) for stage in self.stages],
+            "interrupted": self.interrupted,
+            "working_copy": str(self.working_path) if self.working_path else None,
+            "working_bytes": self.working_bytes,
+        }
+
+    def lines(self) -> list[str]:
+        """Return lines for people."""
+        density = self.nnz / max(self.n_spots, 1)
+        lines = [
+            f"{self.name}: {self.n_spots} spots, {self.n_genes} genes, {len(self.slices)} slices, "
+            f"{density:.0f} stored counts a spot ({format_bytes(self.counts_bytes)})"
+        ]
+        lines += [f"  slice {s.name}: {s.n_spots} spots of table {s.table}" for s in self.slices]
+        lines += [f"  {table}: {self.counts[table]}, {where}" for table, where in self.coordinates.items()]
+        if not self.results:
+            lines.append("no results")
+        for table, results in self.results.items():
+            for key, groups in results.items():
+                names = [f"{group}[{name!r}]" for group, keys in groups.items() for name in keys]
+                lines.append(f"result {key} in table {table}: {', '.join(names) or 'uns only'}")
+        if self.working_path is None:
+            return [*lines, "no working copy"]
+        total = format_bytes(sum(self.working_bytes.values()))
+        lines.append(f"working copy {self.working_path}: {total}")
+        lines += [
+            f"  {stage.name}: {stage.status}, {stage.seconds:.1f} s, {stage.when}" for stage in self.stages
+        ]
+        if self.interrupted:
+            lines.append(f"an interrupted fit of {self.interrupted} can go on: atlasnmf resume {self.name}")
+        return lines
+
+
+def find_results(table: TableHandle) -> dict[str, dict[str, list[str]]]:
+    """Return our results in a table: the keys of obs, obsm, varm and layers written with each uns key."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for key in table.keys("uns"):
+        entry = table.uns(key) if "written" in table.uns_keys(key) else None
+        if entry is None:
+            continue
+        written = entry["written"]
+        found[key] = {group: [str(name) for name in written[group]] for group in _GROUPS if group in written}
+    return found
+
+
+def describe(atlas: Atlas, work_dir: Path | str | None = None) -> Description:
+    """Gather what there is to say about an atlas; nothing is changed and no counts are read.
+
+    Parameters
+    ----------
+    atlas
+        The atlas.
+    work_dir
+        Place of the working copy when not beside the store.
+    """
+    working = WorkingCopy.find(atlas.path, work_dir) if atlas.path else None
+    stages: tuple[StageInfo, ...] = ()
+    interrupted = None
+    if working is not None:
+        stages = tuple(
+            StageInfo(name, entry["status"], float(entry.get("seconds", 0.0)), entry.get("when", ""))
+            for name, entry in working.ledger.stages().items()
+        )
+        interrupted = (working.ledger.interrupted_fit() or {}).get("model")
+    results = {table.name: find_results(table) for table in atlas.tables}
+    return Description(
+        name=atlas.name,
+        slices=atlas.slices,
+        n_spots=atlas.n_spots,
+        n_genes=len(atlas.genes),
+        nnz=sum(table.counts.nnz for table in atlas.tables),
+        counts={table.name: _counts(table) for table in atlas.tables},
+        coordinates={table.name: _positions(atlas, table) for table in atlas.tables},
+        counts_bytes=sum(table.counts.nbytes for table in atlas.tables),
+        results={name: found for name, found in results.items() if found},
+        stages=stages,
+        interrupted=interrupted,
+        working_path=working.path if working else None,
+        working_bytes=working.nbytes_stored() if working else {},
+    )
+
+
+def _counts(table: TableHandle) -> str:
+    return f"counts in {table.counts.where}, {table.counts.layout} {table.counts.dtype}"
+
+
+def _positions(atlas: Atlas, table: TableHandle) -> str:
+    try:
+        return f"positions in {atlas.coordinates_source(table)}"
+    except AtlasError as error:
+        return str(error)

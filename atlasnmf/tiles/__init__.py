@@ -1,0 +1,1 @@
+"""Runs of the Hilbert order: which spots are worked on together."""

@@ -1,0 +1,54 @@
+"""Sphinx configuration; the command-line page is written from the commands' own help texts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+import atlasnmf
+
+project = "atlasnmf"
+author = "The atlasnmf developers"
+project_copyright = "2026, the atlasnmf developers"
+version = release = atlasnmf.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build", "api/generated/cli.md"]
+
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autosummary_generate = True
+autosummary_ignore_module_all = False
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+html_theme = "sphinx_book_theme"
+html_title = "atlasnmf"
+html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+
+
+def write_command_page(app: Sphinx) -> None:
+    """Write the reference of every command from its own help text, so that the two cannot drift apart."""
+    out = Path(app.srcdir, "api", "generated", "cli.md")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "typer", "atlasnmf.cli", "utils", "docs", "--name", "atlasnmf"]
+    out.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def setup(app: Sphinx) -> None:
+    """Register the page above."""
+    app.connect("builder-inited", write_command_page, priority=100)

@@ -1,0 +1,8 @@
+"""Small sources in memory and on a pretended disk."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

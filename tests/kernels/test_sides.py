@@ -1,0 +1,87 @@
+import importlib
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atlasnmf.kernels.gpu
+from atlasnmf.errors import BadOption
+from atlasnmf.kernels import dispatch
+from atlasnmf.kernels.gpu import _compile
+
+GPU_FILES = sorted(path.stem for path in Path(atlasnmf.kernels.gpu.__file__).parent.glob("[a-z]*.py"))
+
+
+def side_module(folder, name):
+    return importlib.import_module(f"atlasnmf.kernels.{folder}.{name}")
+
+
+def test_every_twin_is_there():
+    assert set(GPU_FILES) == set(dispatch.TWINS)
+
+
+@pytest.mark.parametrize("name", dispatch.TWINS)
+def test_twins_have_the_same_names_and_arguments(name):
+    cpu, gpu = side_module("cpu", name), side_module("gpu", name)
+    for public in cpu.__all__:
+        ours, twin = getattr(cpu, public), getattr(gpu, public, None)
+        if inspect.isfunction(ours):
+            assert list(inspect.signature(twin).parameters) == list(inspect.signature(ours).parameters), (
+                public
+            )
+
+
+def sources():
+    for name in GPU_FILES:
+        text = getattr(side_module("gpu", name), "SOURCE", None)
+        if text:
+            for real, accumulator in [("float", "float"), ("float", "double"), ("double", "double")]:
+                yield pytest.param(
+                    text, _compile.options(real, accumulator), id=f"{name}-{real}-{accumulator}"
+                )
+
+
+@pytest.mark.parametrize(("text", "options"), list(sources()))
+def test_kernels_compile_to_ptx(text, options, tmp_path, host_cuda):
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc")
+    source, ptx = tmp_path / "kernel.cu", tmp_path / "kernel.ptx"
+    source.write_text(text)
+    done = subprocess.run(
+        ["nvcc", "-ptx", "-arch=compute_80", *options, str(source), "-o", str(ptx)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    for name in host_cuda.kernel_names(text):
+        assert f".entry {name}(" in ptx.read_text()
+
+
+def test_everything_imports_without_cupy():
+    names = [f"atlasnmf.kernels.gpu.{name}" for name in GPU_FILES]
+    code = f"import sys; sys.modules['cupy'] = None\nimport {', '.join(names)}, atlasnmf.kernels.dispatch"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+
+
+def test_sides():
+    assert dispatch.side_of("cpu") == dispatch.side_of(np.zeros(2)) == "cpu"
+    assert dispatch.side_of("cuda") == dispatch.side_of("cuda:1") == dispatch.side_of("gpu") == "gpu"
+    assert dispatch.side_of("auto") in ("cpu", "gpu")
+    assert dispatch.kernel("rows").__name__ == "atlasnmf.kernels.cpu.rows"
+    with pytest.raises(BadOption, match="no such device 'tpu'"):
+        dispatch.side_of("tpu")
+    assert dispatch.to_host(np.arange(3)).tolist() == [0, 1, 2]
+
+
+def test_a_missing_device_is_said(monkeypatch):
+    monkeypatch.setattr(dispatch, "gpu_available", lambda: False)
+    assert dispatch.kernel("rows", "auto").__name__ == "atlasnmf.kernels.cpu.rows"
+    with pytest.raises(BadOption, match="--device cpu"):
+        dispatch.kernel("rows", "cuda")
