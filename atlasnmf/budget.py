@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import resource
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from atlasnmf.errors import BadOption
 
-__all__ = ["Budget", "format_bytes", "parse_bytes"]
+__all__ = ["Budget", "format_bytes", "parse_bytes", "peak_bytes"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{k}I": 1 << (10 * i) for i, k in enumerate("KMGT", start=1)}
@@ -96,3 +99,16 @@ class Budget:
                 f"{format_bytes(INTERPRETER_BYTES)} but the budget is {format_bytes(self.total_bytes)}; "
                 f"{mend} or --memory-budget {smallest.replace(' ', '')}"
             )
+
+
+def peak_bytes() -> int:
+    """Return the most memory this process has held so far.
+
+    Linux keeps the figure of ``getrusage`` across ``exec``: a child of a large process would report its
+    parent's, so the kernel's own record of this program is read where there is one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists() and (peak := re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return int(peak[1]) * 1024
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024

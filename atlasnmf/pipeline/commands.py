@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnmf.budget import format_bytes
+from atlasnmf.budget import format_bytes, peak_bytes
 from atlasnmf.errors import AtlasError, BadInput, Interrupted
 from atlasnmf.events import SILENT, Events
 from atlasnmf.options import AtlasOptions, PrepareOptions, RunOptions
 from atlasnmf.pipeline.checks import check as check_fit
 from atlasnmf.pipeline.estimates import Estimate, estimate_fit
-from atlasnmf.pipeline.fitting import Fit, peak_bytes, reopen, train
+from atlasnmf.pipeline.fitting import Fit, reopen, train
 from atlasnmf.pipeline.preparation import Preparation, Prepared
 from atlasnmf.pipeline.request import FitRequest, resume_command
 from atlasnmf.reduce.cluster import connected

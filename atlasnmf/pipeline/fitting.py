@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.working import WorkingCopy
 
-__all__ = ["Fit", "loader_for", "peak_bytes", "reopen", "train"]
+__all__ = ["Fit", "loader_for", "reopen", "train"]
 
 #: Spots of an inference tile: what attention holds of its edges is small beside any budget (8192 spots took
 #: 320 MB), and still large enough to keep a core busy.
@@ -317,8 +316,3 @@ def loader_for(
         hops=needs.halo,
         events=events,
     )
-
-
-def peak_bytes() -> int:
-    """Return the most memory this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from atlasnmf.budget import Budget
+from atlasnmf.budget import Budget, peak_bytes
 from atlasnmf.errors import BadOption
 from atlasnmf.models import params_with_preset
 from atlasnmf.options import PrepareOptions, RunOptions
@@ -55,6 +56,19 @@ def test_the_budget_named_is_one_that_works(n_bytes: int) -> None:
     with pytest.raises(BadOption) as refusal:
         Budget.of("600MB").require(n_bytes, "a step", "try less")
     Budget.of(str(refusal.value).split("--memory-budget ")[1]).require(n_bytes, "a step", "try less")
+
+
+def test_a_child_of_a_large_process_reports_its_own_peak() -> None:
+    ballast = np.ones(60_000_000)
+    run = subprocess.run(
+        [sys.executable, "-c", "from atlasnmf.budget import peak_bytes; print(peak_bytes())"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert int(run.stdout) < ballast.nbytes // 2
+    assert peak_bytes() > ballast.nbytes
 
 
 def test_a_small_fit_stays_below_a_gigabyte(store: Path) -> None:
