@@ -4,7 +4,8 @@ usage: python benchmarks/quality/inspire_dlpfc.py RESULTS.jsonl [GROUP ...]
        python benchmarks/quality/inspire_dlpfc.py RESULTS.jsonl --table
 
 A run appends one line a (variant, seed); ``--table`` prints them as markdown. GROUP is any of rivals,
-defaults, published, features, terms, start, training.
+defaults, terms, features, start, training, genes, weights. The published preset is run through the command
+line, by inspire_slices.py.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from memory_atlas import MemoryAtlas, build_atlas, load_slices
 from scoring import score
 
 from atlasnmf.models.inspire.method import build
-from atlasnmf.models.inspire.params import PRESETS, Params
+from atlasnmf.models.inspire.params import Params
 
 STEPS = 500
 SLICES = ("dlpfc_151673", "dlpfc_151674")
@@ -36,44 +37,47 @@ VARIANTS: dict[str, dict[str, tuple[int, dict, dict]]] = {
         "default, lgcn": (5, {}, {"encoder": "lgcn"}),
         "default, gat": (5, {}, {"encoder": "gat"}),
     },
-    "features": {
-        "genes not standardised": (2, {"scale_genes": "none"}, {}),
-        "slices centred together": (2, {"centre": False}, {}),
-        "3000 variable genes a slice": (2, {"n_hvgs": 3000}, {}),
-        "all 4057 shared genes": (2, {"n_hvgs": 0}, {}),
-        "1 hop": (2, {"hops": 1}, {}),
-        "3 hops": (2, {"hops": 3}, {}),
-        "20 components": (2, {"n_components": 20}, {}),
-        "50 components": (2, {"n_components": 50}, {}),
-    },
     "terms": {
-        "no adversary": (2, {}, {"gan_weight": 0.0}),
-        "margin 50": (2, {}, {"margin": 50.0}),
-        "no prior": (2, {}, {"prior_weight": 0.0}),
-        "prior with memory .9": (2, {}, {"prior_memory": 0.9}),
+        "no adversary": (3, {}, {"gan_weight": 0.0}),
+        "margin 50": (3, {}, {"margin": 50.0}),
+        "no prior": (3, {}, {"prior_weight": 0.0}),
         "no geometry": (2, {}, {"geometry_weight": 0.0}),
-        "geometry x 50": (2, {}, {"geometry_weight": 1.0}),
         "no reconstruction": (2, {}, {"ae_weight": 0.0}),
-        "reconstruction x 10": (2, {}, {"ae_weight": 10.0}),
         "no factorisation": (2, {}, {"nmf_weight": 0.0, "prior_weight": 0.0}),
     },
+    "features": {
+        "genes not standardised": (3, {"scale_genes": "none"}, {}),
+        "slices centred together": (2, {"centre": False}, {}),
+        "2000 variable genes a slice": (2, {"n_hvgs": 2000}, {}),
+        "3000 variable genes a slice": (2, {"n_hvgs": 3000}, {}),
+        "1 hop": (2, {"hops": 1}, {}),
+        "3 hops": (2, {"hops": 3}, {}),
+    },
     "start": {
-        "no warm start": (2, {}, {"warm_start": False}),
+        "the start alone": (2, {}, {"steps": 0}),
+        "no warm start": (3, {}, {"warm_start": False}),
         "ELU before the factor head": (2, {}, {"head": "elu"}),
     },
     "training": {
-        "2000 steps": (3, {}, {"steps": 2000}),
-        "2000 steps, gat": (2, {}, {"steps": 2000, "encoder": "gat"}),
         "100 steps": (2, {}, {"steps": 100}),
+        "1500 steps": (2, {}, {"steps": 1500}),
+    },
+    "genes": {
+        "encoder reads genes, 500 steps": (
+            1,
+            {"n_hvgs": 3000, "gene_hops": 1},
+            {"features": "genes", "warm_start": False},
+        ),
+    },
+    "weights": {
+        "prior with memory .9": (2, {}, {"prior_memory": 0.9}),
+        "geometry x 50": (2, {}, {"geometry_weight": 1.0}),
+        "reconstruction x 10": (2, {}, {"ae_weight": 10.0}),
         "learning rate / 5": (2, {}, {"learning_rate": 1e-4}),
         "40 factors": (2, {}, {"n_factors": 40}),
-    },
-    "published": {
-        "published preset, lgcn, 2000 steps of 512": (
-            1,
-            {"n_hvgs": 3500, "gene_hops": 1},
-            {**PRESETS["published"], "encoder": "lgcn", "batch_spots": 512, "steps": 2000},
-        ),
+        "20 components": (2, {"n_components": 20}, {}),
+        "50 components": (2, {"n_components": 50}, {}),
+        "all 4057 shared genes": (2, {"n_hvgs": 0}, {}),
     },
 }
 
