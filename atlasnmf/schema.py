@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,29 @@ class Csr:
         """Return a run of rows; ``indices`` and ``data`` are views."""
         lo, hi = int(self.indptr[start]), int(self.indptr[stop])
         return Csr(self.indptr[start : stop + 1] - lo, self.indices[lo:hi], self.data[lo:hi], self.n_cols)
+
+    @classmethod
+    def stack(cls, pieces: Sequence[Csr]) -> Csr:
+        """Put rows below each other: one piece or more, all of the same columns.
+
+        Returns
+        -------
+        Csr
+            New arrays of the widest of the pieces' types; a single piece is returned as it is.
+        """
+        if len(pieces) == 1:
+            return pieces[0]
+        indptr = np.zeros(sum(piece.n_rows for piece in pieces) + 1, dtype=np.int64)
+        at, nnz = 1, 0
+        for piece in pieces:
+            indptr[at : at + piece.n_rows] = piece.indptr[1:] + nnz
+            at, nnz = at + piece.n_rows, nnz + piece.nnz
+        return cls(
+            indptr,
+            np.concatenate([piece.indices for piece in pieces]),
+            np.concatenate([piece.data for piece in pieces]),
+            pieces[0].n_cols,
+        )
 
     def to_scipy(self) -> scipy.sparse.csr_matrix:
         """Return the same rows as a scipy matrix (indices widened to int32 or int64)."""
