@@ -1,0 +1,165 @@
+"""One reading of all spots after another: the units of models that sum over the whole atlas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlasnmf.batches.sources import SpotSource
+from atlasnmf.reduce.reduction import add
+from atlasnmf.reduce.tiles import stream_tiles
+from atlasnmf.schema import SliceBatch
+from atlasnmf.tiles.plan import Tile
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["Pass", "Passes"]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A tile, and the runs of what the model keeps of its spots; small enough to send to a worker."""
+
+    tile: Tile
+    rows: tuple[np.ndarray, ...]
+
+
+class Pass:
+    """One reading of every spot, tile by tile, in a fixed order.
+
+    Parameters
+    ----------
+    source
+        Where the rows are.
+    tiles
+        Runs of the working order that cover it.
+    client
+        A Dask client whose workers read and contract the tiles; None works in threads of this process.
+    n_workers
+        Threads of this process.
+    """
+
+    def __init__(
+        self,
+        source: SpotSource,
+        tiles: Sequence[Tile],
+        *,
+        client: Client | None = None,
+        n_workers: int = 1,
+    ) -> None:
+        self._source, self.tiles = source, tuple(tiles)
+        self._client, self._n_workers = client, n_workers
+
+    @property
+    def n_rows(self) -> int:
+        """Spots of all slices."""
+        return self._source.n_spots
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """First row of every slice and the total, shape (S + 1,)."""
+        return self._source.offsets
+
+    def reduce(
+        self,
+        chunk: Callable[..., Any],
+        *,
+        combine: Callable[[Any, Any], Any] = add,
+        rows: np.ndarray | None = None,
+    ) -> Any:
+        """Contract every tile once and merge the parts from left to right.
+
+        Parameters
+        ----------
+        chunk
+            ``chunk(batch) -> part``, or with ``rows`` ``chunk(batch, own) -> (part, new)``: pure, picklable
+            for a cluster, may be run again.
+        combine
+            ``combine(left, right) -> part``; may overwrite ``left``.
+        rows
+            What the model keeps of every spot, first axis ``n_rows``: a tile sees its own run and returns
+            the run that takes its place, in this array.
+
+        Returns
+        -------
+        part
+            The merged parts: the same bits for any number of workers, in threads or processes.
+        """
+        task = partial(_read_and_contract, self._source, chunk)
+        return self._merged(task, combine, rows, () if rows is None else (rows,))
+
+    def sweep(
+        self,
+        chunk: Callable[..., Any],
+        rows: np.ndarray,
+        *beside: np.ndarray,
+        combine: Callable[[Any, Any], Any] = add,
+    ) -> Any:
+        """Go over what the model keeps of every spot, without reading the atlas.
+
+        Parameters
+        ----------
+        chunk
+            ``chunk(own, *beside) -> (part, new)`` of the runs of a tile.
+        rows, beside
+            Arrays of ``n_rows`` rows; ``rows`` is overwritten with what the chunks return as ``new``.
+        combine
+            As in :meth:`reduce`.
+        """
+        return self._merged(partial(_contract, chunk), combine, rows, (rows, *beside))
+
+    def _merged(
+        self,
+        task: Callable[[_Item], Any],
+        combine: Callable[[Any, Any], Any],
+        rows: np.ndarray | None,
+        kept: tuple[np.ndarray, ...],
+    ) -> Any:
+        items = [_Item(tile, tuple(array[tile.start : tile.stop] for array in kept)) for tile in self.tiles]
+        total: Any = None
+        stream = stream_tiles(task, items, client=self._client, n_workers=self._n_workers)
+        for index, (tile, part) in enumerate(zip(self.tiles, stream, strict=True)):
+            if rows is not None:
+                part, rows[tile.start : tile.stop] = part
+            total = part if index == 0 else combine(total, part)
+        return total
+
+
+def _read_and_contract(source: SpotSource, chunk: Callable[..., Any], item: _Item) -> Any:
+    tile = item.tile
+    batch: SliceBatch = source.batch(tile.slice_index, source.read(tile.start, tile.stop))
+    return chunk(batch, *item.rows)
+
+
+def _contract(chunk: Callable[..., Any], item: _Item) -> Any:
+    return chunk(*item.rows)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes without end: the same tiles in the same order, whatever the position.
+
+    Parameters
+    ----------
+    source, tiles, client, n_workers
+        As in :class:`Pass`.
+    """
+
+    source: SpotSource
+    tiles: tuple[Tile, ...]
+    client: Client | None = None
+    n_workers: int = 1
+
+    def whole(self) -> Pass:
+        """Return one pass."""
+        return Pass(self.source, self.tiles, client=self.client, n_workers=self.n_workers)
+
+    def starting_at(self, step: int) -> Iterator[Pass]:
+        """Return a pass for every step from ``step`` on."""
+        while True:
+            yield self.whole()
