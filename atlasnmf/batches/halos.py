@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from atlasnmf.batches.sources import CsrRows, SpotSource, stack_rows
-from atlasnmf.schema import Csr, SliceBatch
+from atlasnmf.batches.sources import SpotSource
+from atlasnmf.features.neighbourhood import neighbourhood_of
+from atlasnmf.schema import SliceBatch
 
 __all__ = ["halo_batch", "spots_with_halo"]
 
@@ -55,31 +56,5 @@ def spots_with_halo(source: SpotSource, slice_index: int, core: np.ndarray, hops
     """
     if source.graph is None or source.degrees is None:
         raise ValueError("tiles with a halo need the graph and the degrees")
-    rows, rings, neighbours = _expand(source.graph, core, hops)
-    by_row = np.argsort(rows)
-    positions = by_row[np.searchsorted(rows, neighbours.indices, sorter=by_row)]
-    heads = np.repeat(np.arange(neighbours.n_rows), np.diff(neighbours.indptr))
-    degrees = source.degrees[rows].astype(np.float64)
-    weights = 1.0 / np.sqrt(degrees[heads] * degrees[positions])
-    graph = Csr(
-        neighbours.indptr,
-        positions.astype(np.int32),
-        weights.astype(np.float32),
-        len(rows),
-    )
-    return source.batch(slice_index, source.read_rows(rows), rings, graph)
-
-
-def _expand(graph: CsrRows, core: np.ndarray, hops: int) -> tuple[np.ndarray, tuple[int, ...], Csr]:
-    """Return the rows by ring, the cumulative ring sizes, and the neighbours of all but the last ring."""
-    known = core
-    rings, sizes = [known], [len(known)]
-    read = [graph.read_rows(core)]
-    for hop in range(1, hops + 1):
-        ring = np.setdiff1d(np.unique(read[-1].indices).astype(np.int64), known, assume_unique=True)
-        known = np.union1d(known, ring)
-        rings.append(ring)
-        sizes.append(sizes[-1] + len(ring))
-        if hop < hops:
-            read.append(graph.read_rows(ring))
-    return np.concatenate(rings), tuple(sizes), stack_rows(read)
+    around = neighbourhood_of(source.graph, core, hops, weighting="symmetric", degrees=source.degrees)
+    return source.batch(slice_index, source.read_rows(around.rows), around.rings, around.graph)

@@ -11,7 +11,7 @@ import numpy as np
 from atlasnmf.kernels.cpu.rows import take_rows
 from atlasnmf.schema import Csr, SliceBatch
 
-__all__ = ["CsrRows", "DenseRows", "HeldCsr", "HeldDense", "SpotSource", "Spots", "hold", "stack_rows"]
+__all__ = ["CsrRows", "DenseRows", "HeldCsr", "HeldDense", "SpotSource", "Spots", "hold"]
 
 #: Rows copied at a time when a matrix is brought into memory.
 _COPY_ROWS = 4096
@@ -175,9 +175,9 @@ class Spots:
         scores = [piece.scores for piece in pieces if piece.scores is not None]
         return Spots(
             np.concatenate([piece.rows for piece in pieces]),
-            stack_rows([piece.counts for piece in pieces]),
+            Csr.stack([piece.counts for piece in pieces]),
             np.concatenate(scores) if scores else None,
-            tuple(stack_rows(hop) for hop in zip(*(piece.smoothed for piece in pieces), strict=True)),
+            tuple(Csr.stack(hop) for hop in zip(*(piece.smoothed for piece in pieces), strict=True)),
         )
 
 
@@ -302,21 +302,6 @@ def hold(matrix: CsrRows) -> HeldCsr:
         indices[at : at + run.nnz], data[at : at + run.nnz] = run.indices, run.data
         at += run.nnz
     return HeldCsr(Csr(indptr, indices, data, matrix.n_cols))
-
-
-def stack_rows(pieces: Sequence[Csr]) -> Csr:
-    """Put sparse rows one below the other; at least one piece, all of the same columns and types."""
-    indptr = np.zeros(sum(piece.n_rows for piece in pieces) + 1, dtype=np.int64)
-    at, nnz = 1, 0
-    for piece in pieces:
-        indptr[at : at + piece.n_rows] = piece.indptr[1:] + nnz
-        at, nnz = at + piece.n_rows, nnz + piece.nnz
-    return Csr(
-        indptr,
-        np.concatenate([piece.indices for piece in pieces]),
-        np.concatenate([piece.data for piece in pieces]),
-        pieces[0].n_cols,
-    )
 
 
 def _hold_dense(matrix: DenseRows) -> HeldDense:

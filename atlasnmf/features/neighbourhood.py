@@ -8,11 +8,18 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from atlasnmf.features.source import stack_rows
 from atlasnmf.kernels.cpu.smooth import smooth_dense, smooth_dense_transposed
 from atlasnmf.schema import Csr
 
-__all__ = ["Neighbourhood", "RandomRows", "Weighting", "edge_weights", "read_around", "read_neighbourhood"]
+__all__ = [
+    "Neighbourhood",
+    "RandomRows",
+    "Weighting",
+    "edge_weights",
+    "neighbourhood_of",
+    "read_around",
+    "read_neighbourhood",
+]
 
 #: ``mean``: M = D^-1 A, every neighbour weighs the same; ``symmetric``: A~ = D^-1/2 A D^-1/2.
 Weighting = Literal["mean", "symmetric"]
@@ -109,14 +116,27 @@ def read_neighbourhood(
     weighting: Weighting,
     degrees: np.ndarray | None = None,
 ) -> Neighbourhood:
-    """Read a run of spots with their neighbours out to some hops.
+    """Read a run of spots with their neighbours out to some hops; see :func:`neighbourhood_of`."""
+    core = np.arange(start, stop, dtype=np.int64)
+    return neighbourhood_of(graph, core, hops, weighting=weighting, degrees=degrees)
+
+
+def neighbourhood_of(
+    graph: RandomRows,
+    core: np.ndarray,
+    hops: int,
+    *,
+    weighting: Weighting,
+    degrees: np.ndarray | None = None,
+) -> Neighbourhood:
+    """Read spots with their neighbours out to some hops.
 
     Parameters
     ----------
     graph
         Neighbours of every spot, itself included, columns are working rows.
-    start, stop
-        The core.
+    core
+        Working rows, ascending, none twice, int64.
     hops
         Number of rings.
     weighting
@@ -127,25 +147,31 @@ def read_neighbourhood(
     Notes
     -----
     Exact: edges out of the core and out of all inner rings are all there, with whole-slice degrees. Reads
-    the graph once a ring and nothing of the outermost ring.
+    the graph once a ring and nothing of the outermost ring. Rows ascend within a ring; the neighbours of a
+    spot keep the order of the atlas, so sums have the same bits in every tiling and positions do not ascend.
     """
-    rows = np.arange(start, stop, dtype=np.int64)
+    rows = newest = core
     rings = [len(rows)]
     pieces: list[Csr] = []
-    newest = rows
-    for hop in range(hops):
-        piece = graph.read(start, stop) if hop == 0 else graph.read_rows(newest)
+    for _ in range(hops):
+        piece = _read_graph(graph, newest)
         pieces.append(piece)
         newest = np.setdiff1d(np.unique(piece.indices).astype(np.int64), rows, assume_unique=True)
         rows = np.concatenate([rows, newest])
         rings.append(len(rows))
-    lengths = np.concatenate([[0], *(np.diff(piece.indptr) for piece in pieces)])
-    indptr = np.cumsum(lengths, dtype=np.int64)
-    columns = np.concatenate([piece.indices for piece in pieces] or [np.empty(0, dtype=np.int64)])
-    weights = edge_weights(indptr, columns, rows[: len(indptr) - 1], weighting=weighting, degrees=degrees)
+    edges = Csr.stack(pieces) if pieces else Csr(np.zeros(1, np.int64), rows[:0], rows[:0], 0)
+    inner = rows[: edges.n_rows]
+    weights = edge_weights(edges.indptr, edges.indices, inner, weighting=weighting, degrees=degrees)
     by_row = np.argsort(rows, kind="stable")
-    positions = by_row[np.searchsorted(rows[by_row], columns)].astype(np.int32)
-    return Neighbourhood(rows, tuple(rings), Csr(indptr, positions, weights, len(rows)))
+    positions = by_row[np.searchsorted(rows[by_row], edges.indices)].astype(np.int32)
+    return Neighbourhood(rows, tuple(rings), Csr(edges.indptr, positions, weights, len(rows)))
+
+
+def _read_graph(graph: RandomRows, rows: np.ndarray) -> Csr:
+    """Read the neighbours of ascending rows; a run needs no sorting out."""
+    if len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+        return graph.read(int(rows[0]), int(rows[-1]) + 1)
+    return graph.read_rows(rows)
 
 
 def read_around(source: RandomRows, around: Neighbourhood) -> Csr:
@@ -154,7 +180,7 @@ def read_around(source: RandomRows, around: Neighbourhood) -> Csr:
     core = source.read(start, start + around.n_core)
     if len(around.rows) == around.n_core:
         return core
-    return stack_rows([core, source.read_rows(around.rows[around.n_core :])])
+    return Csr.stack([core, source.read_rows(around.rows[around.n_core :])])
 
 
 def edge_weights(

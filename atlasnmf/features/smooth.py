@@ -10,7 +10,7 @@ import numpy as np
 
 from atlasnmf.events import SILENT, Events
 from atlasnmf.features.neighbourhood import RandomRows, Weighting, read_around, read_neighbourhood
-from atlasnmf.features.source import stack_rows, subtiles
+from atlasnmf.features.source import subtiles
 from atlasnmf.kernels.cpu.smooth import smooth_rows
 from atlasnmf.reduce import map_tiles
 from atlasnmf.schema import Csr
@@ -116,4 +116,4 @@ def _write_part(
     ]
     for hop, target in enumerate(targets):
         if not target.has_part(part.index):
-            target.write_part(part.index, stack_rows([tile[hop] for tile in tiles]))
+            target.write_part(part.index, Csr.stack([tile[hop] for tile in tiles]))

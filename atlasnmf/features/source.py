@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +14,7 @@ from atlasnmf.schema import Csr
 if TYPE_CHECKING:
     from atlasnmf.store.parts import Part
 
-__all__ = ["TILE_ROWS", "RowSource", "row_tiles", "rows_by_slice", "stack_rows", "subtiles"]
+__all__ = ["TILE_ROWS", "RowSource", "row_tiles", "rows_by_slice", "subtiles"]
 
 #: Rows read at once by a pass: large enough that reading is sequential, small enough for any budget.
 TILE_ROWS = 8192
@@ -67,17 +67,3 @@ def subtiles(part: Part, tile_rows: int = TILE_ROWS) -> list[tuple[int, int]]:
     n_tiles = -(-part.n_rows // tile_rows)
     edges = [part.start + part.n_rows * i // n_tiles for i in range(n_tiles + 1)]
     return list(pairwise(edges))
-
-
-def stack_rows(pieces: Sequence[Csr]) -> Csr:
-    """Put rows below each other; one piece is returned as it is."""
-    if len(pieces) == 1:
-        return pieces[0]
-    starts = np.cumsum([0] + [piece.nnz for piece in pieces])
-    indptr = [piece.indptr[1:] + start for piece, start in zip(pieces, starts[:-1], strict=True)]
-    return Csr(
-        np.concatenate([np.zeros(1, dtype=np.int64), *indptr]),
-        np.concatenate([piece.indices for piece in pieces]),
-        np.concatenate([piece.data for piece in pieces]),
-        pieces[0].n_cols,
-    )

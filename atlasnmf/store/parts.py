@@ -135,17 +135,11 @@ class PartedCsr(Parted):
             int64 indptr from 0, uint16 or uint32 indices, data of :attr:`dtype`; new arrays.
         """
         pieces = [self._read_part(*overlap) for overlap in self._overlaps(start, stop)]
-        if len(pieces) == 1:
-            return pieces[0]
-        indptr = np.zeros(stop - start + 1, dtype=np.int64)
-        at, nnz = 1, 0
-        for piece in pieces:
-            indptr[at : at + piece.n_rows] = piece.indptr[1:] + nnz
-            at, nnz = at + piece.n_rows, nnz + piece.nnz
+        if pieces:
+            return Csr.stack(pieces)
         column_kind = np.uint16 if self.n_cols <= 2**16 else np.uint32
-        indices = [piece.indices for piece in pieces] or [np.empty(0, dtype=column_kind)]
-        data = [piece.data for piece in pieces] or [np.empty(0, dtype=self.dtype)]
-        return Csr(indptr, np.concatenate(indices), np.concatenate(data), self.n_cols)
+        none = np.empty(0, dtype=column_kind), np.empty(0, dtype=self.dtype)
+        return Csr(np.zeros(1, dtype=np.int64), *none, self.n_cols)
 
     def read_rows(self, rows: np.ndarray) -> Csr:
         """Return any rows in any order; neighbouring rows are read in one piece."""
@@ -153,10 +147,8 @@ class PartedCsr(Parted):
         pieces = [self.read(start, stop) for start, stop in runs]
         if not pieces:
             return self.read(0, 0)
-        indptr = np.concatenate([[0], *(np.diff(piece.indptr) for piece in pieces)]).cumsum()
-        indices = np.concatenate([piece.indices for piece in pieces])
-        data = np.concatenate([piece.data for piece in pieces])
-        return Csr(*take_rows(indptr, indices, data, place), self.n_cols)
+        found = Csr.stack(pieces)
+        return Csr(*take_rows(found.indptr, found.indices, found.data, place), self.n_cols)
 
     def row_nnz(self, start: int, stop: int) -> np.ndarray:
         """Return the stored values of each row, int64, without reading them."""

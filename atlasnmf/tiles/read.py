@@ -97,15 +97,5 @@ def _stack(pieces: list[Rows]) -> Rows:
     if len(pieces) == 1:
         return pieces[0]
     if isinstance(pieces[0], Csr):
-        parts = cast(list[Csr], pieces)
-        lengths = np.concatenate([np.diff(part.indptr) for part in parts])
-        return cast(
-            Rows,
-            Csr(
-                np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-                np.concatenate([part.indices for part in parts]),
-                np.concatenate([part.data for part in parts]),
-                parts[0].n_cols,
-            ),
-        )
+        return cast(Rows, Csr.stack(cast(list[Csr], pieces)))
     return cast(Rows, np.concatenate(cast(list[np.ndarray], pieces)))
