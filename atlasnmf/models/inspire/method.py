@@ -339,6 +339,23 @@ def _geometry(net: InspireNet, inputs: Inputs, core: Tensor) -> Tensor:
     return scale * losses.geometry(core, inputs.core_features.unit_rows())
 
 
+def _beside(slice_index: int, n_adversaries: int) -> tuple[int, ...]:
+    """Return the discriminators of a slice: with the slice before and with the one after.
+
+    Examples
+    --------
+    >>> [_beside(index, 3) for index in range(4)]
+    [(0, 0), (0, 1), (1, 2), (2, 2)]
+    >>> _beside(1, 1), _beside(0, 0)
+    ((0,), ())
+    """
+    if n_adversaries < 2:
+        return (0,) * n_adversaries
+    before, after = max(slice_index - 1, 0), min(slice_index, n_adversaries - 1)
+    # of slices the model was not trained on there are none; the last ones keep the shape
+    return min(before, n_adversaries - 1), after
+
+
 @dataclass
 class Model:
     """What the pipeline drives.
@@ -370,9 +387,11 @@ class Model:
         Returns
         -------
         dict
-            ``X_inspire`` (n, 32); ``inspire_factors`` (n, K), rows sum to 1; ``inspire_discriminator``
-            (n, S - 1), the logit of every discriminator (beyond the margin it is not active), absent when
-            there is one slice.
+            ``X_inspire`` (n, 32); ``inspire_factors`` (n, K), rows sum to 1; ``inspire_discriminator``, the
+            logits of the discriminators that saw the slice in training (beyond the margin they are not
+            active): one with the slice before, one with the slice after, shape (n, 2). The first and the
+            last slice have one, which stands in both columns; of two slices there is one column, of one
+            slice none.
         """
         inputs = self.method.inputs(batch)
         latent = state.net.encode(inputs)
@@ -380,9 +399,11 @@ class Model:
             "X_inspire": latent.cpu().numpy(),
             "inspire_factors": state.net.head(latent).cpu().numpy(),
         }
-        if len(state.adversary):
-            logits = torch.stack([discriminator(latent) for discriminator in state.adversary], 1)
-            out["inspire_discriminator"] = logits.cpu().numpy()
+        beside = _beside(batch.slice_index, len(state.adversary))
+        if beside:
+            logits = {index: state.adversary[index](latent) for index in dict.fromkeys(beside)}
+            columns = torch.stack([logits[index] for index in beside], 1)
+            out["inspire_discriminator"] = columns.cpu().numpy()
         return out
 
     def result(self, state: State) -> Result:

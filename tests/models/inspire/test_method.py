@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 
 from atlasnmf.models.inspire.method import build
 from atlasnmf.models.inspire.params import Params
@@ -23,7 +24,7 @@ def tiny_atlas(n_slices=3, masked=False):
     if masked:
         mask[1, ::5] = False
     facts = AtlasFacts(
-        slices=tuple("abc"[:n_slices]),
+        slices=tuple("abcd"[:n_slices]),
         n_spots=np.full(n_slices, N),
         genes=tuple(f"g{g}" for g in range(G)),
         gene_mask=mask,
@@ -138,6 +139,19 @@ def test_embedding_of_a_tile_with_its_halo_equals_that_of_the_slice(form):
     whole = model.infer(state, batch_of(batches, 0))["X_inspire"][rows]
     tile = model.infer(state, batch_of(batches, 0, rows))["X_inspire"]
     np.testing.assert_allclose(tile, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n_slices", "expected"), [(2, [[0], [0]]), (4, [[0, 0], [0, 1], [1, 2], [2, 2]])])
+def test_a_slice_is_judged_by_the_adversaries_it_was_trained_against(n_slices, expected):
+    facts, batches = tiny_atlas(n_slices=n_slices)
+    model = model_of(FORMS[0], facts)
+    state, _ = train(model, model.method.init(unit(batches)), batches, 0, 3)
+    for index, adversaries in enumerate(expected):
+        out = model.infer(state, batch_of(batches, index))
+        latent = torch.from_numpy(out["X_inspire"])
+        logits = [state.adversary[number](latent).detach().numpy() for number in adversaries]
+        np.testing.assert_array_equal(out["inspire_discriminator"], np.stack(logits, 1))
+    assert len({tuple(logit[:3]) for logit in (d(latent).tolist() for d in state.adversary)}) == n_slices - 1
 
 
 def test_one_slice_needs_no_adversary():
