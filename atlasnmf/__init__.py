@@ -18,6 +18,7 @@ _lazy, _dir, _names = lazy_loader.attach(
     submodules=["estimators", "metrics", "models", "pl", "tl"],
     submod_attrs={
         "pipeline": ["load_fit", "prepare"],
+        "pipeline.volumes": ["ingest_volumes", "simulate_volume"],
         "simulate": ["simulate_embryo"],
         "store": ["ingest", "open_atlas"],
     },
@@ -26,6 +27,8 @@ _lazy, _dir, _names = lazy_loader.attach(
 if TYPE_CHECKING:
     from atlasnmf.pipeline import load_fit as load_fit
     from atlasnmf.pipeline import prepare as prepare
+    from atlasnmf.pipeline.volumes import ingest_volumes as ingest_volumes
+    from atlasnmf.pipeline.volumes import simulate_volume as simulate_volume
     from atlasnmf.simulate import simulate_embryo as simulate_embryo
     from atlasnmf.store import ingest as ingest
     from atlasnmf.store import open_atlas as open_atlas

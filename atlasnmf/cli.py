@@ -202,17 +202,160 @@ def simulate_embryo(
     _say({"store": out, "n_spots": n_spots}, as_json, [f"{out}: {n_spots:,} spots in {n_slices} slices"])
 
 
+@simulate.command("volume")
+def simulate_volume(
+    out: Annotated[str, typer.Argument(help="The store to write.", show_default=False)],
+    shape: Annotated[str, typer.Option(help="Voxels along the three axes.")] = "34,24,30",
+    n_regions: Annotated[int, typer.Option(min=1, help="Regions of the finest level.")] = 40,
+    n_genes: Annotated[int, typer.Option(min=1)] = 300,
+    n_patterns: Annotated[int, typer.Option(min=1, help="Planted patterns, unions of touching regions.")] = 8,
+    missing: Annotated[float, typer.Option(help="Share of values lost, then filled.")] = 0.1,
+    annotated: Annotated[
+        Path | None,
+        typer.Option(help="h5ad file of a real annotated grid to paint on.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same store.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate gene images on a voxel grid with regions: known patterns, missing values.
+
+    Example: atlasnmf simulate volume brain.zarr --n-patterns 8
+    """
+    from atlasnmf.pipeline.volumes import simulate_volume as simulate
+
+    sizes = _numbers(shape, "--shape", 3)
+    outcome = simulate(
+        out,
+        shape=(int(sizes[0]), int(sizes[1]), int(sizes[2])),
+        n_regions=n_regions,
+        n_genes=n_genes,
+        n_patterns=n_patterns,
+        missing=missing,
+        annotated=annotated,
+        seed=seed,
+        overwrite=overwrite,
+        events=_events(),
+    )
+    _say(outcome.record(), as_json, outcome.lines())
+
+
+def _numbers(text: str, flag: str, *lengths: int) -> tuple[float, ...]:
+    """Read a list such as 34,24,30."""
+    try:
+        found = tuple(float(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        found = ()
+    if len(found) not in lengths or not all(number > 0 for number in found):
+        expected = " or ".join(str(length) for length in lengths)
+        raise BadOption(f"{flag} takes {expected} positive numbers with commas, got {text!r}")
+    return found
+
+
+@simulate.command("pair")
+def simulate_pair(
+    out: Annotated[str, typer.Argument(help="The store to write.", show_default=False)],
+    n_cells: Annotated[
+        int, typer.Option(min=1, help="Cells of the fine slice, 24 to a coarse spot.")
+    ] = 20_000,
+    n_genes: Annotated[int, typer.Option(min=1, help="Genes of the coarse slice.")] = 1_000,
+    n_panel: Annotated[int, typer.Option(min=1, help="Genes of them that the fine slice has.")] = 300,
+    grid: Annotated[int, typer.Option(min=1, help="Squares of the checkerboard along a side.")] = 20,
+    n_types: Annotated[int, typer.Option(min=2, help="Cell types.")] = 8,
+    coverage: Annotated[float, typer.Option(help="Fine counts as a multiple of 150 a cell.")] = 1.0,
+    mapping_noise: Annotated[float, typer.Option(min=0, help="Error of the cells' positions, um.")] = 0.0,
+    depth_variation: Annotated[
+        float, typer.Option(min=0, help="Smooth field on the log coarse depth.")
+    ] = 0.0,
+    scaling_spread: Annotated[float, typer.Option(min=0, help="Spread of the log platform scaling.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same store.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate a fine targeted and a coarse whole-transcriptome slice: a checkerboard of cell types.
+
+    Example: atlasnmf simulate pair pair.zarr --grid 20 --n-types 8 --coverage 1
+    """
+    from atlasnmf.simulate.pair import simulate_pair as simulate
+
+    options = {
+        "n_cells": n_cells,
+        "n_genes": n_genes,
+        "n_panel": n_panel,
+        "grid": grid,
+        "n_types": n_types,
+        "coverage": coverage,
+        "mapping_noise": mapping_noise,
+        "depth_variation": depth_variation,
+        "scaling_spread": scaling_spread,
+        "seed": seed,
+    }
+    simulate(out, **options, overwrite=overwrite, events=_events())  # type: ignore[arg-type]
+    lines = [f"{out}: {n_cells:,} cells of {n_types} types in xenium, their spots in visium"]
+    _say({"store": out, **options}, as_json, lines)
+
+
 @app.command()
 def ingest(
-    files: Annotated[list[str], typer.Argument(help="h5ad files or SpatialData stores.", show_default=False)],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="h5ad files, SpatialData stores, or gene images.", show_default=False),
+    ],
     out: Annotated[str, typer.Option("--out", help="The store to write.", show_default=False)],
+    mask: Annotated[
+        Path | None, typer.Option(help="Volumes: image above zero inside the tissue.", show_default=False)
+    ] = None,
+    annotation: Annotated[
+        Path | None, typer.Option(help="Volumes: image of region numbers.", show_default=False)
+    ] = None,
+    ontology: Annotated[
+        Path | None, typer.Option(help="Volumes: CSV of regions and their parents.", show_default=False)
+    ] = None,
+    gene_names: Annotated[
+        Path | None, typer.Option(help="Volumes: file with a gene name a line.", show_default=False)
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(help="Volumes: voxel distance, one or three numbers.", show_default=False),
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Volumes: unit of the voxel distance.", show_default=False)
+    ] = None,
+    holdout: Annotated[
+        float, typer.Option(help="Volumes: share of values hidden to score the filling.")
+    ] = 0.05,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make one SpatialData store of several files, one table each, named after the file.
 
+    Images (NIfTI, NRRD, zarr) become one table with a row a voxel.
+
     Example: atlasnmf ingest a.h5ad b.h5ad --out atlas.zarr
     """
+    from atlasnmf.store.grids import is_image
+
+    images = [file for file in files if is_image(Path(file))]
+    given = {
+        "mask": mask,
+        "annotation": annotation,
+        "ontology": ontology,
+        "gene_names": gene_names,
+        "unit": unit,
+        "spacing": None if spacing is None else _numbers(spacing, "--spacing", 1, 3),
+    }
+    if images:
+        if len(images) < len(files):
+            raise BadOption("images and tables cannot go into one store together; ingest them apart")
+        from atlasnmf.pipeline.volumes import VolumeOptions, ingest_volumes
+
+        options = VolumeOptions(holdout=holdout)
+        outcome = ingest_volumes(images, out, options=options, overwrite=overwrite, events=_events(), **given)  # type: ignore[arg-type]
+        _say(outcome.record(), as_json, outcome.lines())
+        return
+    for name, value in given.items():
+        if value is not None:
+            raise BadOption(f"--{name.replace('_', '-')} is for images (NIfTI, NRRD, zarr); leave it out")
     from atlasnmf.store.ingest import ingest as run
 
     run(files, out, overwrite=overwrite, events=_events())
