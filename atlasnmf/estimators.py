@@ -62,6 +62,8 @@ class Estimator:
         device: str = "auto",
         work_dir: str | None = None,
         residency: str = "auto",
+        checkpoint_every: int = 500,
+        patience: int | None = None,
         key_added: str | None = None,
         overwrite: bool = False,
         labels: str | None = None,
@@ -79,7 +81,9 @@ class Estimator:
             Options of :func:`atlasnmf.prepare`; what is missing is prepared.
         events
             Listener for progress.
-        memory_budget, workers, device, work_dir, residency, key_added, overwrite, labels
+        memory_budget, workers, device, work_dir, residency, checkpoint_every, patience
+            As on the command line, see :class:`atlasnmf.options.RunOptions`.
+        key_added, overwrite, labels
             As on the command line, see :class:`atlasnmf.options.RunOptions`.
         **overrides
             Model parameters for this fit only, for example ``steps=10_000``.
@@ -100,6 +104,8 @@ class Estimator:
             device=device,
             work_dir=work_dir,
             residency=residency,
+            checkpoint_every=checkpoint_every,
+            patience=patience,
             key_added=key_added,
             overwrite=overwrite,
             labels=labels,

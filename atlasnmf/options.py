@@ -105,6 +105,11 @@ class RunOptions(Options):
         "auto", description="Where batches are read from; auto takes the fastest that fits the budget."
     )
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints; one a minute at least.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Stop early after this many windows of 50 steps in a row without a lower mean loss.",
+    )
     key_added: str | None = Field(None, description="Prefix of the result keys instead of the model's name.")
     overwrite: bool = Field(False, description="Replace results of an earlier fit.")
     labels: str | None = Field(None, description="obs column with known regions, to report quality against.")

@@ -303,8 +303,17 @@ def load_fit(
 
 
 def info(store: str, *, work_dir: Path | None = None) -> Description:
-    """Describe a store: slices, spots, genes, stages done, results, sizes; reads no counts."""
+    """Describe a store: slices, spots, genes, stages done, results, sizes; reads no counts.
+
+    A store that was prepared is opened as it was then: the same tables, layer and slice key.
+    """
     from atlasnmf.store.atlas import open_atlas
     from atlasnmf.store.describe import describe
+    from atlasnmf.store.working import WorkingCopy
 
-    return describe(open_atlas(store), work_dir)
+    working = WorkingCopy.find(store, work_dir)
+    try:
+        atlas = open_atlas(store, **(working.facts()["source"] if working else {}))
+    except AtlasError:  # the store has changed since
+        atlas = open_atlas(store)
+    return describe(atlas, work_dir)

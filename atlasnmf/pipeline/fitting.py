@@ -237,6 +237,7 @@ def _key(prepared: Prepared, request: FitRequest) -> str:
             "model": request.model,
             "params": request.params.model_dump(mode="json"),
             "seed": request.run.seed,
+            "patience": request.run.patience,
             "features": prepared.keys,
         }
     )
@@ -248,9 +249,10 @@ def _folder(prepared: Prepared, request: FitRequest) -> Path:
 
 def _train(prepared: Prepared, needs: Needs, request: FitRequest, limits: Limits, events: Events) -> Fit:
     from atlasnmf.train import loop
-    from atlasnmf.train.callbacks import Progress, RefuseDivergence
+    from atlasnmf.train.callbacks import EarlyStop, Progress, RefuseDivergence
     from atlasnmf.train.checkpoint import Checkpoint
     from atlasnmf.train.history import History
+    from atlasnmf.train.method import Callback
 
     model = models.build(request.model, request.params, prepared.facts, limits.device, request.run.seed)
     loader = loader_for(prepared.working, needs, request, limits, events)
@@ -261,13 +263,20 @@ def _train(prepared: Prepared, needs: Needs, request: FitRequest, limits: Limits
     )
     steps = getattr(request.params, "steps", None)
     sample_spots = min(_SLICE_SAMPLE_SPOTS, max(_SAMPLE_SPOTS // prepared.facts.n_slices, 256))
+    callbacks: list[Callback] = [
+        history,
+        RefuseDivergence(),
+        Progress(events, f"fit {request.model}", steps),
+    ]
+    if request.run.patience is not None:
+        callbacks.append(EarlyStop(history, patience=request.run.patience, events=events))
     start = time.perf_counter()
     state = loop.run(
         model.method,
         loader,
         sample=lambda: loader.sample(sample_spots, request.run.seed),
         checkpoint=checkpoint,
-        callbacks=[history, RefuseDivergence(), Progress(events, f"fit {request.model}", steps)],
+        callbacks=callbacks,
     )
     return Fit(
         request=request,

@@ -46,8 +46,9 @@ class Description:
     ----------
     name
         The store.
-    slices
-        Slices with their tables and spots.
+    slices, slice_key
+        Slices with their tables and spots, and the obs column that names them; None where tables or their
+        regions are the slices.
     n_spots, n_genes, nnz
         Spots, genes of all tables, stored counts.
     counts
@@ -75,6 +76,7 @@ class Description:
     coordinates: dict[str, str]
     counts_bytes: int
     results: dict[str, dict[str, dict[str, list[str]]]]
+    slice_key: str | None = None
     stages: tuple[StageInfo, ...] = ()
     interrupted: str | None = None
     working_path: Path | None = None
@@ -84,6 +86,7 @@ class Description:
         """Return plain data for JSON."""
         return {
             "store": self.name,
+            "slice_key": self.slice_key,
             "slices": [{"name": s.name, "table": s.table, "n_spots": s.n_spots} for s in self.slices],
             "n_spots": self.n_spots,
             "n_genes": self.n_genes,
@@ -101,8 +104,9 @@ class Description:
     def lines(self) -> list[str]:
         """Return lines for people."""
         density = self.nnz / max(self.n_spots, 1)
+        by = f" by obs[{self.slice_key!r}]" if self.slice_key else ""
         lines = [
-            f"{self.name}: {self.n_spots} spots, {self.n_genes} genes, {len(self.slices)} slices, "
+            f"{self.name}: {self.n_spots} spots, {self.n_genes} genes, {len(self.slices)} slices{by}, "
             f"{density:.0f} stored counts a spot ({format_bytes(self.counts_bytes)})"
         ]
         lines += [f"  slice {s.name}: {s.n_spots} spots of table {s.table}" for s in self.slices]
@@ -167,6 +171,7 @@ def describe(atlas: Atlas, work_dir: Path | str | None = None) -> Description:
         coordinates={table.name: _positions(atlas, table) for table in atlas.tables},
         counts_bytes=sum(table.counts.nbytes for table in atlas.tables),
         results={name: found for name, found in results.items() if found},
+        slice_key=atlas.slice_key,
         stages=stages,
         interrupted=interrupted,
         working_path=working.path if working else None,

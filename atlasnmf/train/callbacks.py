@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from atlasnmf.errors import BadOption
-from atlasnmf.events import Advance, Events
+from atlasnmf.events import SILENT, Advance, Events
 from atlasnmf.train.history import History
 from atlasnmf.train.method import Callback
 
@@ -104,13 +104,16 @@ class EarlyStop(Callback):
         The least improvement that counts, relative to the size of the best window mean.
     patience
         Stop after this many windows in a row without one.
+    events
+        Told that the run stops.
     """
 
     history: History
     key: str = "loss"
-    window: int = 500
+    window: int = 50
     tolerance: float = 1e-3
     patience: int = 2
+    events: Events = SILENT
     _seen: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def stop(self) -> bool:
@@ -119,6 +122,11 @@ class EarlyStop(Callback):
         if self._seen.get("windows") != n_windows:
             self._seen["windows"] = n_windows
             self._seen["stop"] = self._plateau(n_windows)
+            if self._seen["stop"]:
+                self.events.note(
+                    f"stopped after step {self.history.n_steps}: no lower {self.key} in "
+                    f"{self.patience} windows of {self.window} steps"
+                )
         return bool(self._seen["stop"])
 
     def _plateau(self, n_windows: int) -> bool:

@@ -13,10 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
-from small_stores import N_GENES, assert_same_bits, build, call, fit_options, make_table, ok, refused, results
+from small_stores import (
+    N_GENES,
+    Stops,
+    assert_same_bits,
+    build,
+    call,
+    fit_options,
+    make_table,
+    ok,
+    refused,
+    results,
+)
 
 import atlasnmf as an
-from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.errors import BadInput, BadOption, Interrupted
+from atlasnmf.events import SILENT, Silent
 
 mpl.use("agg")
 Copy = Callable[..., Path]
@@ -75,6 +87,10 @@ def test_one_table_with_a_slice_key(tmp_path: Path, fitted: Path, monkeypatch: p
         whole = np.concatenate([expected[f"slice_0/{key}"], expected[f"slice_1/{key}"]])
         rows = both.obs_names.get_indexer(mixed.obs_names)
         np.testing.assert_allclose(found[f"slice_0/{key}"], whole[rows], rtol=1e-3, atol=1e-4)
+    info = json.loads(ok("info", str(store), "--json"))
+    assert info["slice_key"] == "stage"
+    assert [part["name"] for part in info["slices"]] == ["slice_0", "slice_1"]
+    assert "2 slices by obs['stage']" in ok("info", str(store))
     opened = []
     original = atlas_room.open_atlas
     monkeypatch.setattr(
@@ -105,6 +121,40 @@ def test_anndata_and_spatialdata_in_memory() -> None:
     small().fit(an.open_atlas(sdata), device="cpu", workers=1).write()
     inmemory = np.concatenate([sdata.tables[name].obsm["X_inspire"] for name in "ab"])
     np.testing.assert_allclose(inmemory, both.obsm["X_inspire"], rtol=1e-3, atol=1e-4)
+
+
+def test_patience_ends_a_fit_early_and_a_resumed_one_at_the_same_step(copy: Copy) -> None:
+    def fit(store: Path, events: Any) -> Any:
+        model = small(steps=2000, learning_rate=1e-9)
+        atlas = an.open_atlas(store)
+        options: dict[str, Any] = {"device": "cpu", "workers": 1, "checkpoint_every": 20}
+        return model.fit(atlas, patience=1, events=events, **options)
+
+    whole, torn = copy("whole.zarr"), copy("torn.zarr")
+    told = Notes()
+    undisturbed = fit(whole, told)
+    n_steps = len(undisturbed.history["loss"])
+    assert 50 < n_steps < 2000
+    assert n_steps % 50 == 0
+    assert [note for note in told.notes if f"stopped after step {n_steps}" in note]
+    with pytest.raises(Interrupted, match="after step 30"):
+        fit(torn, Stops(step=30))
+    resumed = fit(torn, SILENT)
+    assert len(resumed.history["loss"]) == n_steps
+    undisturbed.write()
+    resumed.write()
+    assert_same_bits(results(torn), results(whole))
+
+
+class Notes(Silent):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        """Keep the note."""
+        self.notes.append(message)
 
 
 def test_features_replaced_by_a_later_prepare_are_made_again(copy: Copy, tmp_path: Path) -> None:
