@@ -16,12 +16,21 @@ import pytest
 import zarr
 
 PROGRAM = str(Path(sys.executable).with_name("atlasnmf"))
+#: A run takes some ten seconds; one that hangs fails.
+TIMEOUT_S = 300
 FIT = ["--n-factors", "6", "--steps", "60", "--seed", "3", "--checkpoint-every", "10"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(
+        [PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=TIMEOUT_S,
+    )
 
 
 def results(store: Path) -> dict[str, np.ndarray]:
@@ -67,7 +76,7 @@ def kill_and_resume(
     )
     time.sleep(delay_s)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(timeout=60)
     resumed = run("resume", str(store))
     if resumed.returncode == 2 and "nothing to resume" in resumed.stderr:
         # Killed before the request was recorded, or after the last write: the plain command must do.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -33,7 +34,11 @@ def start(folder, pause_s):
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(folder), str(pause_s)], stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout.readline() == "ready\n"
+    watchdog = threading.Timer(60, process.kill)  # one that hangs says nothing, and fails
+    watchdog.start()
+    said = process.stdout.readline()
+    watchdog.cancel()
+    assert said == "ready\n"
     return process
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -206,6 +207,8 @@ def test_ctrl_c_ends_with_exit_code_3_and_names_the_resume_command(copy: Copy) -
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+    watchdog = threading.Timer(120, process.kill)  # one that hangs ends here, with another exit code
+    watchdog.start()
     said = []
     for line in process.stderr:
         said.append(line)
@@ -214,6 +217,7 @@ def test_ctrl_c_ends_with_exit_code_3_and_names_the_resume_command(copy: Copy) -
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
+    watchdog.cancel()
     said.append(rest)
     assert process.returncode == 3, said
     assert "Traceback" not in rest

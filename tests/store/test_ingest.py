@@ -230,7 +230,7 @@ def test_a_killed_ingest_leaves_nothing_under_the_name_and_the_next_sweeps(tmp_p
     new_table(50).write_h5ad(tmp_path / "a.h5ad")
     process = multiprocessing.get_context("spawn").Process(target=killed, args=(tmp_path,))
     process.start()
-    process.join()
+    process.join(120)
     assert process.exitcode == 9
     assert not (tmp_path / "out.zarr").exists()
     assert len(list(tmp_path.glob(".out.zarr.*.partial"))) == 1

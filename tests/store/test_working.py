@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import time
 
 import numpy as np
@@ -98,26 +99,30 @@ def test_an_atlas_in_memory_gets_a_temporary_one(new_table):
 
 def hold(path, ready):
     with open_atlas(path).lock():
-        ready.set()
-        time.sleep(60)  # not an event: setting one that a killed process waits for never returns
+        ready.send("locked")
+        time.sleep(60)
 
 
 def test_one_writer_at_a_time_across_processes(atlas):
     context = multiprocessing.get_context("spawn")
-    ready = context.Event()
+    # a pipe, not an event: one whose setter or waiter is killed may keep the others for ever
+    told, ready = context.Pipe(duplex=False)
     process = context.Process(target=hold, args=(atlas.path, ready))
     process.start()
+    ready.close()  # so that the end of the process ends the pipe
     try:
-        assert ready.wait(60)
+        assert told.poll(60)
+        assert told.recv() == "locked"
         with pytest.raises(StoreBusy, match=r"plain\.zarr\.atlasnmf/lock"), atlas.lock():
             pass
         process.kill()  # the lock ends with its holder, however it ends
-        process.join()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
         with atlas.lock(), atlas.lock():
             pass
     finally:
         process.kill()
-        process.join()
+        process.join(60)
 
 
 def test_the_ledger_keeps_what_is_done(tmp_path):
