@@ -111,6 +111,9 @@ class Needs:
         Highly variable genes per slice before intersecting; 0 keeps all shared genes.
     gene_union
         Keep genes missing from some slices, masked there.
+    radius_rule
+        How far neighbours are where the user does not say: ``spacing``, by each slice's own, or
+        ``published``, 1.1 times the smallest distance of the first slice.
     hops
         Stored neighbourhood sums A~^h X in gene space, h = 1 .. hops.
     n_components, component_hops
@@ -128,6 +131,7 @@ class Needs:
     min_genes: int = 1
     n_hvgs: int = 6000
     gene_union: bool = False
+    radius_rule: str = "spacing"
     hops: int = 0
     n_components: int = 0
     component_hops: int = 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from atlasnmf.events import SILENT, Events
 from atlasnmf.graph.build import slice_graph, slice_index, symmetric_union
-from atlasnmf.graph.scale import check_degrees, default_radius
+from atlasnmf.graph.scale import check_degrees, default_radius, published_radius
 from atlasnmf.reduce.tiles import map_tiles
 from atlasnmf.schema import Csr
 from atlasnmf.store.parts import Part, PartedCsr
@@ -23,7 +23,12 @@ __all__ = ["settle_radii", "write_graph"]
 
 
 def settle_radii(
-    coordinates: np.ndarray, offsets: np.ndarray, radius: float | None, slice_names: Sequence[str]
+    coordinates: np.ndarray,
+    offsets: np.ndarray,
+    radius: float | None,
+    slice_names: Sequence[str],
+    *,
+    rule: str = "spacing",
 ) -> list[float]:
     """Return a radius for each slice, the user's or a chosen one, none of them absurd.
 
@@ -34,18 +39,24 @@ def settle_radii(
     offsets
         First working row of every slice and the total, shape (S + 1,).
     radius
-        The user's, for all slices; None to choose (see :func:`~atlasnmf.graph.scale.default_radius`).
+        The user's, for all slices; None to choose.
     slice_names
         For messages.
+    rule
+        How to choose: ``spacing`` (see :func:`~atlasnmf.graph.scale.default_radius`) or ``published``, from
+        the first slice for all (see :func:`~atlasnmf.graph.scale.published_radius`).
 
     Raises
     ------
     BadOption
-        The user's radius makes an absurd graph; the message says the mean degree and a better radius.
+        The user's or the published radius makes an absurd graph; the message says the mean degree and a
+        better radius.
     """
     by_slice = [coordinates[start:stop] for start, stop in pairwise(offsets)]
-    if radius is None:
+    if radius is None and rule == "spacing":
         return default_radius(by_slice)
+    if radius is None:
+        radius = published_radius(by_slice[0])
     for coords, name in zip(by_slice, slice_names, strict=True):
         check_degrees(coords, radius, slice_name=name)
     return [radius] * len(by_slice)

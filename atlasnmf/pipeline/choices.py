@@ -34,6 +34,8 @@ class Settled:
         Variable genes per slice; 0 when all are taken.
     radius, n_neighbors
         One of them, or neither: then the graph room chooses a radius.
+    radius_rule
+        How it does so.
     target_sum
         Counts a spot is scaled to before log1p.
     hops, n_components, component_hops, standardise_genes, baseline_components
@@ -50,6 +52,7 @@ class Settled:
     n_hvgs: int
     radius: float | None
     n_neighbors: int | None
+    radius_rule: str
     target_sum: float
     hops: int
     n_components: int
@@ -97,6 +100,7 @@ def settle(options: PrepareOptions, needs: Needs, n_shared_genes: int) -> Settle
         n_hvgs=n_hvgs,
         radius=options.radius,
         n_neighbors=options.n_neighbors,
+        radius_rule=needs.radius_rule,
         target_sum=options.target_sum or (PANEL_SUM if panel else SEQUENCING_SUM),
         hops=hops,
         n_components=n_components,

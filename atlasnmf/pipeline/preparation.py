@@ -186,7 +186,11 @@ class Preparation:
         if settled.graph:
             self.stages.run(
                 "graph",
-                {"radius": settled.radius, "n_neighbors": settled.n_neighbors},
+                {
+                    "radius": settled.radius,
+                    "n_neighbors": settled.n_neighbors,
+                    "radius_rule": settled.radius_rule,
+                },
                 after=["order"],
                 work=self._graph,
             )
@@ -405,7 +409,9 @@ class Preparation:
         radii = None
         if self.settled.n_neighbors is None:
             names = [info.name for info in self.atlas.slices]
-            radii = settle_radii(coordinates, offsets, self.settled.radius, names)
+            radii = settle_radii(
+                coordinates, offsets, self.settled.radius, names, rule=self.settled.radius_rule
+            )
         target = self.working.create_csr(
             "graph", plan_parts(offsets), n_cols=int(offsets[-1]), dtype=np.uint8, key=key
         )

@@ -65,6 +65,10 @@ class Params(Options):
         0.0, ge=0, lt=1, description="Memory of the running mean of the factors in that term."
     )
     gan_weight: float = Field(1.0, ge=0, description="Weight of the adversaries that mix slices; 0: none.")
+    radius_rule: Literal["spacing", "published"] = Field(
+        "spacing",
+        description="Without --radius: each slice's spacing, or 1.1 x the smallest distance of the first.",
+    )
     margin: float = Field(
         5.0, gt=0, description="Adversaries ignore spots with a logit beyond this (paper: 50)."
     )
@@ -86,6 +90,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_spots": 2048,
         "head": "elu",
         "warm_start": False,
+        "radius_rule": "published",
     },
 }
 
@@ -100,6 +105,7 @@ def needs(params: Params, n_spots: int) -> Needs:
         min_slices=2 if params.gan_weight else 1,
         min_genes=2 if params.n_factors == "auto" else params.n_factors,
         n_hvgs=6000,
+        radius_rule=params.radius_rule,
     )
     if params.features == "scores":
         return replace(
