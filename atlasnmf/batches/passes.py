@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Pass", "Passes"]
 
+#: What a model keeps of every spot: one array, or several.
+Rows = np.ndarray | tuple[np.ndarray, ...]
+
 
 @dataclass(frozen=True)
 class _Item:
@@ -70,20 +73,24 @@ class Pass:
         chunk: Callable[..., Any],
         *,
         combine: Callable[[Any, Any], Any] = add,
-        rows: np.ndarray | None = None,
+        rows: Rows | None = None,
+        beside: tuple[np.ndarray, ...] = (),
     ) -> Any:
         """Contract every tile once and merge the parts from left to right.
 
         Parameters
         ----------
         chunk
-            ``chunk(batch) -> part``, or with ``rows`` ``chunk(batch, own) -> (part, new)``: pure, picklable
-            for a cluster, may be run again.
+            ``chunk(batch, *beside) -> part``, or with ``rows`` ``chunk(batch, own, *beside) -> (part, new)``:
+            pure, picklable for a cluster, may be run again.
         combine
             ``combine(left, right) -> part``; may overwrite ``left``.
         rows
             What the model keeps of every spot, first axis ``n_rows``: a tile sees its own run and returns
-            the run that takes its place, in this array.
+            the run that takes its place, in this array. Or a tuple of such arrays: ``chunk`` gets one after
+            the other, and ``new`` is a tuple.
+        beside
+            More arrays of ``n_rows`` rows, of which a tile sees its own runs.
 
         Returns
         -------
@@ -91,12 +98,12 @@ class Pass:
             The merged parts: the same bits for any number of workers, in threads or processes.
         """
         task = partial(_read_and_contract, self._source, chunk)
-        return self._merged(task, combine, rows, () if rows is None else (rows,))
+        return self._merged(task, combine, rows, beside)
 
     def sweep(
         self,
         chunk: Callable[..., Any],
-        rows: np.ndarray,
+        rows: Rows,
         *beside: np.ndarray,
         combine: Callable[[Any, Any], Any] = add,
     ) -> Any:
@@ -111,21 +118,25 @@ class Pass:
         combine
             As in :meth:`reduce`.
         """
-        return self._merged(partial(_contract, chunk), combine, rows, (rows, *beside))
+        return self._merged(partial(_contract, chunk), combine, rows, beside)
 
     def _merged(
         self,
         task: Callable[[_Item], Any],
         combine: Callable[[Any, Any], Any],
-        rows: np.ndarray | None,
-        kept: tuple[np.ndarray, ...],
+        rows: Rows | None,
+        beside: tuple[np.ndarray, ...],
     ) -> Any:
+        own = () if rows is None else rows if isinstance(rows, tuple) else (rows,)
+        kept = (*own, *beside)
         items = [_Item(tile, tuple(array[tile.start : tile.stop] for array in kept)) for tile in self.tiles]
         total: Any = None
         stream = stream_tiles(task, items, client=self._client, n_workers=self._n_workers)
         for index, (tile, part) in enumerate(zip(self.tiles, stream, strict=True)):
             if rows is not None:
-                part, rows[tile.start : tile.stop] = part
+                part, new = part
+                for array, run in zip(own, new if isinstance(rows, tuple) else (new,), strict=True):
+                    array[tile.start : tile.stop] = run
             total = part if index == 0 else combine(total, part)
         return total
 

@@ -50,6 +50,22 @@ def test_the_models_own_rows_are_replaced_by_tile(source, n_workers):
     np.testing.assert_allclose(rows, 1 + totals + slices)
 
 
+def exchanged(batch, left, right, weight):
+    return int(weight.sum()), (right, left + weight)
+
+
+def test_several_arrays_are_replaced_together(source):
+    left, right, weight = np.zeros(120), np.ones((120, 2)), np.arange(120)
+    unit = passes(source, 16).whole()
+    assert unit.reduce(lambda b, x, y, w: (0, (x + 1, y * 2)), rows=(left, right), beside=(weight,)) == 0
+    np.testing.assert_array_equal(left, 1)
+    np.testing.assert_array_equal(right, 2)
+    other = np.full(120, 5.0)
+    assert unit.reduce(exchanged, rows=(left, other), beside=(weight,)) == weight.sum()
+    np.testing.assert_array_equal(left, 5.0)
+    np.testing.assert_array_equal(other, 1 + weight)
+
+
 def halved(own, beside):
     return own.sum(axis=0) + beside.sum(axis=0), own / 2
 
