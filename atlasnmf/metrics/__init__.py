@@ -13,6 +13,19 @@ from atlasnmf.metrics.factors import (
     matched_correlation,
     top_genes,
 )
+from atlasnmf.metrics.imputation import (
+    GENE_SCORES,
+    gene_scores,
+    jensen_shannon,
+    pearson,
+    poisson_ceiling,
+    predicted_zeros,
+    r_squared,
+    spearman,
+    spot_baselines,
+    structural_similarity,
+    z_rmse,
+)
 from atlasnmf.metrics.labels import (
     adjusted_rand,
     completeness,
@@ -25,6 +38,7 @@ from atlasnmf.metrics.labels import (
 from atlasnmf.metrics.spatial import morans_i
 
 __all__ = [
+    "GENE_SCORES",
     "CoOccurrence",
     "FactorMatch",
     "add_cooccurrence",
@@ -33,13 +47,23 @@ __all__ = [
     "cooccurrence",
     "factor_coherence",
     "factor_diversity",
+    "gene_scores",
     "homogeneity",
     "hungarian_match",
+    "jensen_shannon",
     "label_codes",
     "matched_correlation",
     "morans_i",
     "normalised_mutual_information",
+    "pearson",
+    "poisson_ceiling",
+    "predicted_zeros",
+    "r_squared",
     "silhouette",
+    "spearman",
+    "spot_baselines",
+    "structural_similarity",
     "top_genes",
     "v_measure",
+    "z_rmse",
 ]
