@@ -1,6 +1,25 @@
 """Tools: what to do with an atlas and its results (scverse's ``tl``)."""
 
 from atlasnmf.analysis.domains import domains
+from atlasnmf.analysis.reading import (
+    comparisons,
+    gene_networks,
+    link_regions,
+    markers,
+    morans_i,
+    predict_region,
+    reconstruction,
+)
 from atlasnmf.pipeline.baselines import baseline
 
-__all__ = ["baseline", "domains"]
+__all__ = [
+    "baseline",
+    "comparisons",
+    "domains",
+    "gene_networks",
+    "link_regions",
+    "markers",
+    "morans_i",
+    "predict_region",
+    "reconstruction",
+]

@@ -1,0 +1,406 @@
+"""What patterns in a store say: smoothness, reconstruction, markers, networks, regions, rivals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from atlasnmf.analysis.comparisons import comparison_patterns
+from atlasnmf.analysis.gene_networks import gene_networks as networks_of
+from atlasnmf.analysis.region_prediction import RegionPrediction
+from atlasnmf.analysis.region_prediction import predict_region as predict
+from atlasnmf.analysis.region_unions import RegionLinks, search_unions
+from atlasnmf.analysis.region_unions import link_regions as link
+from atlasnmf.analysis.regions import Regions, regions_of
+from atlasnmf.analysis.stored_patterns import StoredPatterns, stored_patterns
+from atlasnmf.errors import BadOption
+from atlasnmf.kernels.cpu.dense import fill_dense
+from atlasnmf.metrics import morans_i as moran
+from atlasnmf.metrics.markers import genes_per_pattern, marker_genes, patterns_per_gene
+from atlasnmf.metrics.reconstruction import (
+    ReconstructionSums,
+    reconstruction_correlation,
+    reconstruction_sums,
+)
+from atlasnmf.store.ontology import Ontology
+from atlasnmf.store.results import ResultWriter, refuse_existing
+
+if TYPE_CHECKING:
+    import networkx
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from atlasnmf.schema import Csr
+    from atlasnmf.store.atlas import Atlas
+
+    Source: TypeAlias = Atlas | AnnData | SpatialData | str
+
+__all__ = [
+    "comparisons",
+    "gene_networks",
+    "link_regions",
+    "markers",
+    "morans_i",
+    "predict_region",
+    "reconstruction",
+    "stored_regions",
+]
+
+
+def _write_uns(read: StoredPatterns, key: str, record: dict[str, Any], overwrite: bool) -> None:
+    with ResultWriter(read.atlas, overwrite=overwrite) as writer:
+        writer.uns(key, record, tables=read.names)
+
+
+def morans_i(
+    atlas: Source,
+    key: str = "stanmf",
+    *,
+    n_neighbors: int = 6,
+    key_added: str | None = None,
+    overwrite: bool = False,
+) -> np.ndarray:
+    """Measure how smoothly each pattern lies in space: Moran's I.
+
+    Parameters
+    ----------
+    atlas
+        An open atlas, the path of a store, or data in memory (which is changed).
+    key
+        Name of the result.
+    n_neighbors
+        Of spots that are no voxels. Voxels (``obsm["voxel"]``) are joined where they share a face.
+    key_added
+        uns key to write, ``<key>_morans_i`` by default.
+    overwrite
+        Replace an older one.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, shape (K,); over all slices, which are not joined.
+
+    Raises
+    ------
+    BadInput
+        There is no such result.
+    BadOption
+        The key exists.
+    """
+    read = stored_patterns(atlas, key)
+    written = key_added or f"{key}_morans_i"
+    refuse_existing(read.atlas, uns=[written], overwrite=overwrite)
+    found = moran(read.patterns, read.graph(n_neighbors=n_neighbors))
+    _write_uns(read, written, {"morans_i": found, "mean": float(np.nanmean(found))}, overwrite)
+    return found
+
+
+def reconstruction(
+    atlas: Source,
+    key: str = "stanmf",
+    *,
+    transform: str | None = None,
+    target_sum: float | None = None,
+    key_added: str | None = None,
+    overwrite: bool = False,
+) -> pd.Series:
+    """Correlate every gene with what patterns times coefficients make of it.
+
+    Parameters
+    ----------
+    atlas, key, overwrite
+        As in :func:`morans_i`.
+    transform, target_sum
+        What was factorised, ``"log"`` or ``"none"``; as the fit noted when not given.
+    key_added
+        varm key to write, shape (G, 1), ``<key>_reconstruction`` by default.
+
+    Returns
+    -------
+    pandas.Series
+        Pearson correlation by gene; NaN for genes outside the model and constant ones.
+
+    Notes
+    -----
+    One pass over the values, in runs of 8192 spots; what is held are sums of a few numbers a gene.
+    """
+    import pandas as pd
+
+    read = stored_patterns(atlas, key)
+    written = key_added or f"{key}_reconstruction"
+    refuse_existing(read.atlas, varm=[written], overwrite=overwrite)
+    sums, start = None, 0
+    for rows in read.values(transform, target_sum):
+        run = slice(start, start + rows.n_rows)
+        start += rows.n_rows
+        known = read.finite[run]
+        part = reconstruction_sums(rows.to_scipy()[known], read.patterns[run][known])
+        sums = part if sums is None else sums + part
+    assert isinstance(sums, ReconstructionSums)
+    found = reconstruction_correlation(sums, read.coefficients)
+    with ResultWriter(read.atlas, overwrite=overwrite) as writer:
+        writer.varm(written, found[:, None], read.genes, tables=read.names)
+    return pd.Series(found, index=list(read.genes), name="pearson")
+
+
+def markers(
+    atlas: Source,
+    key: str = "stanmf",
+    *,
+    n_top: int = 10,
+    key_added: str | None = None,
+    overwrite: bool = False,
+) -> pd.DataFrame:
+    """Give every gene to its main pattern and rank the genes of a pattern by importance.
+
+    Parameters
+    ----------
+    atlas, key, overwrite
+        As in :func:`morans_i`.
+    n_top
+        Genes returned of each pattern.
+    key_added
+        uns key to write, ``<key>_markers`` by default: ``genes``, ``pattern`` and ``importance`` of all
+        genes, ``genes_per_pattern``, and ``patterns_per_gene``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``pattern``, ``rank``, ``gene``, ``importance``.
+    """
+    import pandas as pd
+
+    read = stored_patterns(atlas, key)
+    written = key_added or f"{key}_markers"
+    refuse_existing(read.atlas, uns=[written], overwrite=overwrite)
+    found = marker_genes(read.coefficients)
+    record = {
+        "genes": list(read.genes),
+        "pattern": found.pattern,
+        "importance": found.importance,
+        "genes_per_pattern": genes_per_pattern(read.coefficients),
+        "patterns_per_gene": patterns_per_gene(read.coefficients),
+    }
+    _write_uns(read, written, record, overwrite)
+    rows = [
+        {"pattern": k, "rank": rank, "gene": read.genes[g], "importance": float(found.importance[g])}
+        for k in range(read.n_patterns)
+        for rank, g in enumerate(found.ranked(k, n_top).tolist())
+    ]
+    return pd.DataFrame(rows, columns=["pattern", "rank", "gene", "importance"])
+
+
+def gene_networks(
+    atlas: Source,
+    key: str = "stanmf",
+    *,
+    top_share: float = 0.0025,
+    n_top: int | None = None,
+    edge_share: float = 0.05,
+    key_added: str | None = None,
+    overwrite: bool = False,
+) -> list[networkx.Graph]:
+    """Build a network of genes for each pattern; see :func:`atlasnmf.analysis.gene_networks.gene_networks`.
+
+    Parameters
+    ----------
+    atlas, key, overwrite
+        As in :func:`morans_i`.
+    top_share, n_top, edge_share
+        Which genes and which edges.
+    key_added
+        uns key to write, ``<key>_networks`` by default: ``nodes`` (pattern, gene, importance) and ``edges``
+        (pattern, source, target, correlation).
+
+    Returns
+    -------
+    list of networkx.Graph
+        One a pattern.
+    """
+    read = stored_patterns(atlas, key)
+    written = key_added or f"{key}_networks"
+    refuse_existing(read.atlas, uns=[written], overwrite=overwrite)
+    known = read.patterns[read.finite].astype(np.float64)
+    networks = networks_of(
+        read.coefficients,
+        known.T @ known,
+        known.sum(axis=0),
+        len(known),
+        genes=list(read.genes),
+        top_share=top_share,
+        n_top=n_top,
+        edge_share=edge_share,
+    )
+    nodes = [
+        {"pattern": k, "gene": gene, "importance": importance}
+        for k, network in enumerate(networks)
+        for gene, importance in network.nodes(data="importance")
+    ]
+    edges = [
+        {"pattern": k, "source": source, "target": target, "correlation": correlation}
+        for k, network in enumerate(networks)
+        for source, target, correlation in network.edges(data="correlation")
+    ]
+    _write_uns(read, written, {"nodes": nodes, "edges": edges}, overwrite)
+    return networks
+
+
+def stored_regions(read: StoredPatterns, region_key: str = "region", *, n_neighbors: int = 6) -> Regions:
+    """Return the regions of the spots with patterns, and those above where ``uns`` has an ontology.
+
+    Parameters
+    ----------
+    read
+        From :func:`atlasnmf.analysis.stored_patterns.stored_patterns`.
+    region_key
+        obs column of each spot's region.
+    n_neighbors
+        Of spots that are no voxels, for deciding which regions touch.
+    """
+    labels = read.obs_column(region_key)
+    tree = next((t.uns("ontology") for t in read.tables if "ontology" in t.keys("uns")), None)
+    ontology = None if tree is None else Ontology.of(tree)
+    return regions_of(labels, read.graph(n_neighbors=n_neighbors), ontology=ontology)
+
+
+def link_regions(
+    atlas: Source,
+    key: str = "stanmf",
+    *,
+    region_key: str = "region",
+    max_size: int = 3,
+    n_top: int = 10,
+    min_spots: int = 1,
+    search_to: int = 0,
+    n_neighbors: int = 6,
+    key_added: str | None = None,
+    overwrite: bool = False,
+) -> RegionLinks:
+    """Compare patterns with every region, touching pair and connected triple of regions.
+
+    Parameters
+    ----------
+    atlas, key, overwrite
+        As in :func:`morans_i`.
+    region_key
+        obs column with the region of each spot. Regions above are known from ``uns["ontology"]``.
+    max_size, n_top, min_spots
+        See :func:`atlasnmf.analysis.region_unions.link_regions`.
+    search_to
+        Also search larger unions, up to this many regions (0: do not); the best are written as ``searched``.
+    n_neighbors
+        Of spots that are no voxels, for deciding which regions touch.
+    key_added
+        uns key to write, ``<key>_regions`` by default: ``regions``, ``sizes``, ``pearson`` and ``dice``
+        (R, K), ``n_unions``, and the table ``unions``.
+
+    Returns
+    -------
+    RegionLinks
+        All of it.
+
+    Raises
+    ------
+    BadInput
+        There is no such result or column, or no spot has a region.
+    BadOption
+        The key exists, or an option has no meaning.
+    """
+    read = stored_patterns(atlas, key)
+    written = key_added or f"{key}_regions"
+    refuse_existing(read.atlas, uns=[written], overwrite=overwrite)
+    if search_to and search_to <= max_size:
+        raise BadOption(f"unions of up to {max_size} regions are all looked at; search beyond that, or not")
+    regions = stored_regions(read, region_key, n_neighbors=n_neighbors)
+    links = link(read.patterns, regions, max_size=max_size, n_top=n_top, min_spots=min_spots)
+    record = {
+        "regions": list(links.regions),
+        "sizes": links.sizes,
+        "pearson": links.pearson,
+        "dice": links.dice,
+        "n_unions": np.array(links.n_unions),
+        "region_key": region_key,
+        "unions": _columns(links.unions),
+    }
+    if search_to:
+        found = search_unions(read.patterns, regions, max_size=search_to, min_spots=min_spots)
+        record["searched"] = _columns(found)
+    _write_uns(read, written, record, overwrite)
+    return links
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def predict_region(
+    atlas: Source, region: str | list[str], key: str = "stanmf", *, region_key: str = "region", **options: Any
+) -> RegionPrediction:
+    """Predict a region from a few patterns, against patterns taken at random; writes nothing.
+
+    Parameters
+    ----------
+    atlas, key
+        As in :func:`morans_i`.
+    region
+        Name of a region of any level, or several that make a union.
+    region_key
+        obs column with the region of each spot.
+    **options
+        See :func:`atlasnmf.analysis.region_prediction.predict_region`.
+    """
+    read = stored_patterns(atlas, key)
+    inside = stored_regions(read, region_key).inside(region)
+    return predict(read.patterns, inside, **options)
+
+
+def _dense(rows: Csr) -> np.ndarray:
+    out = np.empty((rows.n_rows, rows.n_cols))
+    fill_dense(rows.indptr, rows.indices, rows.data, out)
+    return out
+
+
+def comparisons(
+    atlas: Source,
+    key: str = "stanmf",
+    *,
+    transform: str | None = None,
+    target_sum: float | None = None,
+    key_added: str = "comparison",
+    overwrite: bool = False,
+    random_state: int = 0,
+) -> dict[str, np.ndarray]:
+    """Find as many patterns by PCA, PCA + k-means, PCA + hierarchical, and hierarchical on the patterns.
+
+    Parameters
+    ----------
+    atlas, key, overwrite
+        As in :func:`morans_i`.
+    transform, target_sum
+        As in :func:`reconstruction`.
+    key_added
+        Start of the obsm keys: ``<key_added>_pca``, ``_pca_kmeans``, ``_pca_hierarchical`` and
+        ``_stanmf_hierarchical``, to be given as ``key`` to the other functions.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    dict
+        float32 of shape (n, K), by name.
+    """
+    read = stored_patterns(atlas, key)
+    names = ("pca", "pca_kmeans", "pca_hierarchical", "stanmf_hierarchical")
+    refuse_existing(read.atlas, obsm=[f"{key_added}_{name}" for name in names], overwrite=overwrite)
+    found = comparison_patterns(
+        lambda: (_dense(rows) for rows in read.values(transform, target_sum)),
+        read.patterns,
+        random_state=random_state,
+    )
+    with ResultWriter(read.atlas, overwrite=overwrite) as writer:
+        for name, values in found.items():
+            writer.per_spot(f"{key_added}_{name}", values.shape[1], tables=read.names)
+            writer.put_spots(f"{key_added}_{name}", read.spots, values)
+    return found
