@@ -1,0 +1,208 @@
+"""Genes of patterns: a heat map of markers, and networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.metrics.markers import marker_genes
+from atlasnmf.plots.stored import coefficients_of, record_of
+from atlasnmf.plots.style import CONTINUOUS, styled
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from spatialdata import SpatialData
+
+    from atlasnmf.store.atlas import Atlas
+
+__all__ = ["gene_networks", "marker_heatmap"]
+
+
+def marker_heatmap(
+    atlas: Atlas | AnnData | SpatialData | str,
+    key: str = "stanmf",
+    *,
+    n_top: int | None = 5,
+    cmap: str = CONTINUOUS,
+    panel_width: float = 3.2,
+    axes: Axes | None = None,
+) -> Axes:
+    """Draw what markers take of each pattern: a row a gene, a column a pattern, colours shares of the gene.
+
+    Parameters
+    ----------
+    atlas
+        An open atlas, the path of a store, or data in memory.
+    key
+        A result with coefficients.
+    n_top
+        Genes of each pattern, the most important; None draws all genes of the model, without names.
+    cmap
+        A matplotlib colour map.
+    panel_width
+        Inches.
+    axes
+        Axes to draw on; a new figure when not given.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Genes are sorted by their main pattern, then by importance a_kj / sum_k a_kj.
+
+    Raises
+    ------
+    BadInput
+        There is no such result.
+    """
+    names, coefficients = coefficients_of(atlas, key)
+    markers = marker_genes(coefficients)
+    ranked = [markers.ranked(pattern, n_top) for pattern in range(coefficients.shape[1])]
+    genes = np.concatenate(ranked)
+    if not len(genes):
+        raise BadInput(f"no gene takes part in a pattern of {key!r}; fit the model again")
+    shares = coefficients[genes] / coefficients[genes].sum(axis=1, keepdims=True)
+    with styled():
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            height = 5.0 if n_top is None else 0.13 * len(genes) + 0.8
+            _, axes = plt.subplots(figsize=(panel_width, height), layout="constrained")
+        artist = axes.imshow(shares, aspect="auto", cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
+        axes.set_xticks(range(shares.shape[1]))
+        axes.set_xlabel("pattern")
+        if n_top is None:
+            axes.set_yticks([])
+            axes.set_ylabel(f"{len(genes)} genes")
+        else:
+            axes.set_yticks(range(len(genes)), names[genes], fontsize=6)
+        for end in np.cumsum([len(part) for part in ranked])[:-1]:
+            axes.axhline(end - 0.5, color="white", linewidth=0.6)
+        axes.tick_params(length=0)
+        bar = axes.figure.colorbar(artist, ax=axes, shrink=0.5, aspect=15, pad=0.02)
+        bar.set_label("share of the gene")
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    return axes
+
+
+def gene_networks(
+    source: Atlas | AnnData | SpatialData | str | Mapping[str, Any],
+    key: str = "stanmf",
+    *,
+    patterns: Sequence[int] | None = None,
+    cmap: str = CONTINUOUS,
+    n_columns: int = 4,
+    panel_width: float = 2.2,
+    axes: Any = None,
+) -> np.ndarray:
+    """Draw the gene networks of patterns: nodes coloured by importance, edges by correlation.
+
+    Parameters
+    ----------
+    source
+        An open atlas, the path of a store, data in memory, or the record of ``tl.gene_networks`` itself.
+    key
+        The result; ``uns["<key>_networks"]`` is read.
+    patterns
+        Which patterns; all with genes when not given.
+    cmap
+        A matplotlib colour map.
+    n_columns, panel_width
+        Panels in a row, and inches.
+    axes
+        Axes to draw on, one a pattern; a new figure when not given.
+
+    Returns
+    -------
+    numpy.ndarray
+        Axes, shape (n_patterns,).
+
+    Raises
+    ------
+    BadInput
+        There are no networks.
+    BadOption
+        There is no such pattern, or another number of axes was given.
+    """
+    record = record_of(source, f"{key}_networks", f"run tl.gene_networks with {key!r} first")
+    nodes, edges = record.get("nodes"), record.get("edges")
+    if not isinstance(nodes, Mapping) or not len(nodes["gene"]):
+        raise BadInput(f"the networks of {key!r} have no genes; make them again with more genes")
+    there = sorted({int(pattern) for pattern in nodes["pattern"]})
+    chosen = there if patterns is None else [int(pattern) for pattern in patterns]
+    for pattern in chosen:
+        if pattern not in there:
+            raise BadOption(f"no network of pattern {pattern}; there are {', '.join(map(str, there))}")
+    with styled():
+        made = _axes(len(chosen), n_columns, panel_width, axes)
+        for axis, pattern in zip(made, chosen, strict=True):
+            _draw(axis, _network(pattern, nodes, edges), cmap)
+            axis.set_title(f"pattern {pattern}")
+    return made
+
+
+def _network(pattern: int, nodes: Mapping[str, Any], edges: Any) -> Any:
+    import networkx
+
+    network = networkx.Graph()
+    own = np.flatnonzero(np.asarray(nodes["pattern"]) == pattern)
+    for i in own:
+        network.add_node(str(nodes["gene"][i]), importance=float(nodes["importance"][i]))
+    if isinstance(edges, Mapping):  # without any edge there are no columns
+        for i in np.flatnonzero(np.asarray(edges["pattern"]) == pattern):
+            ends = str(edges["source"][i]), str(edges["target"][i])
+            network.add_edge(*ends, correlation=float(edges["correlation"][i]))
+    return network
+
+
+def _draw(axis: Axes, network: Any, cmap: str) -> None:
+    import networkx
+
+    places = networkx.circular_layout(network)
+    strength = [correlation for _, _, correlation in network.edges(data="correlation")]
+    importance = [value for _, value in network.nodes(data="importance")]
+    networkx.draw_networkx_edges(
+        network,
+        places,
+        ax=axis,
+        edge_color=strength,
+        edge_cmap=_greys(),
+        edge_vmin=0.0,
+        edge_vmax=1.0,
+        width=1.0,
+    )
+    networkx.draw_networkx_nodes(
+        network, places, ax=axis, node_color=importance, cmap=cmap, vmin=0.0, vmax=1.0, node_size=40
+    )
+    for name, (x, y) in places.items():
+        axis.text(1.38 * x, 1.18 * y, name, ha="center", va="center", fontsize=5)
+    axis.set_axis_off()
+    axis.set_xlim(-1.8, 1.8)
+    axis.set_ylim(-1.4, 1.4)
+
+
+def _greys() -> Any:
+    import matplotlib as mpl
+
+    return mpl.colormaps["Greys"]
+
+
+def _axes(n_panels: int, n_columns: int, panel_width: float, axes: Any) -> np.ndarray:
+    if axes is not None:
+        given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
+        if len(given) != n_panels:
+            raise BadOption(f"{len(given)} axes given for {n_panels} networks; pass one a network")
+        return given
+    import matplotlib.pyplot as plt
+
+    n_across = min(n_columns, n_panels)
+    n_rows = -(-n_panels // n_across)
+    size = (panel_width * n_across, panel_width * n_rows)
+    _, made = plt.subplots(n_rows, n_across, squeeze=False, layout="constrained", figsize=size)
+    made = made.ravel()
+    for spare in made[n_panels:]:
+        spare.set_visible(False)
+    return made[:n_panels]

@@ -1,0 +1,56 @@
+"""What a figure of patterns reads: entries of uns, gene names, coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlasnmf.errors import BadInput
+from atlasnmf.store.names import no_such
+
+if TYPE_CHECKING:
+    from atlasnmf.store.atlas import Atlas
+
+__all__ = ["coefficients_of", "opened", "record_of"]
+
+_COEFFICIENTS = ("_coefficients", "_loadings", "")
+
+
+def opened(source: Any) -> Atlas:
+    """Open a store, or take an atlas as it is."""
+    from atlasnmf.store.atlas import Atlas, open_atlas
+
+    return source if isinstance(source, Atlas) else open_atlas(source)
+
+
+def record_of(source: Any, key: str, mend: str) -> Mapping[str, Any]:
+    """Return an entry of ``uns``, or a mapping that was given in place of a store.
+
+    Raises
+    ------
+    BadInput
+        No table has it; ``mend`` says how to make it.
+    """
+    if isinstance(source, Mapping):
+        return source
+    atlas = opened(source)
+    for table in atlas.tables:
+        if key in table.keys("uns"):
+            found = table.uns(key)
+            if isinstance(found, Mapping):
+                return found
+    known = sorted({name for table in atlas.tables for name in table.keys("uns")})
+    raise BadInput(f"{no_such('uns key', key, known, atlas.name)}; {mend}")
+
+
+def coefficients_of(source: Any, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return gene names, shape (G,), and what they take of each pattern, shape (G, K), of the first table."""
+    atlas = opened(source)
+    for table in atlas.tables:
+        for suffix in _COEFFICIENTS:
+            if key + suffix in table.keys("varm"):
+                return np.asarray(table.var_names()).astype(str), np.asarray(table.varm(key + suffix))
+    known = sorted({name for table in atlas.tables for name in table.keys("varm")})
+    raise BadInput(f"{no_such('varm key', f'{key}_coefficients', known, atlas.name)}; fit a model first")
