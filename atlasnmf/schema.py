@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import scipy.sparse
 
-__all__ = ["AtlasFacts", "Csr", "Needs", "Result", "SliceBatch"]
+__all__ = ["AtlasFacts", "Csr", "Needs", "PairNeeds", "Result", "SliceBatch"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,32 @@ class Csr:
 
 
 @dataclass(frozen=True)
+class PairNeeds:
+    """How a fine and a coarse slice of one tissue are brought together.
+
+    Parameters
+    ----------
+    max_distance
+        Cells farther than this from every coarse spot are not linked, in the unit of the coordinates; None
+        for the spacing of the coarse spots.
+    n_links
+        Coarse spots a cell is shared among.
+    affine
+        ``[A | b]`` applied to the fine coordinates, as text; None leaves them.
+    align
+        Estimate a rigid move of the fine coordinates.
+    coarse_only
+        Keep genes that the coarse slice alone has.
+    """
+
+    max_distance: float | None = None
+    n_links: int = 1
+    affine: str | None = None
+    align: bool = False
+    coarse_only: bool = True
+
+
+@dataclass(frozen=True)
 class Needs:
     """What a model asks of ``prepare``; a fit prepares what is missing.
 
@@ -124,6 +150,10 @@ class Needs:
         Components of the smoothed PCA that results are shown beside; 0 when they are not.
     halo
         Hops of exact neighbours around a batch; 0 draws shuffled blocks instead of tiles.
+    passes
+        Steps are passes over all spots (:class:`atlasnmf.batches.passes.Pass`) instead of batches.
+    pair
+        The atlas is a fine and a coarse slice of one tissue, in this order; None for any other.
     """
 
     integer_counts: bool = True
@@ -138,11 +168,13 @@ class Needs:
     standardise_genes: bool = False
     baseline_components: int = 0
     halo: int = 0
+    passes: bool = False
+    pair: PairNeeds | None = None
 
 
 @dataclass(frozen=True)
 class AtlasFacts:
-    """What a model knows of an atlas before it sees a spot; small, never grows with spots.
+    """What a model knows of an atlas before it sees a spot; small, and only ``links`` grows with spots.
 
     Parameters
     ----------
@@ -166,6 +198,9 @@ class AtlasFacts:
         Standard deviation of the scores on the components after smoothing, float32, shape (P,); or None.
     target_sum
         What the counts of a spot are scaled to before log1p.
+    links
+        Of a pair: coarse spots of every fine row (-1 for none), int32, and their weights, float32, both of
+        shape (n_fine, k); or None.
     """
 
     slices: tuple[str, ...]
@@ -178,6 +213,7 @@ class AtlasFacts:
     centres: np.ndarray | None = None
     component_scale: np.ndarray | None = None
     target_sum: float = 1e4
+    links: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def n_slices(self) -> int:
@@ -244,7 +280,10 @@ class Result:
         Gene arrays by result key, shape (G, K), over the model's genes.
     uns
         Figures and parameters of the fit: numbers, strings, small arrays, nested mappings.
+    quality
+        Figures of merit that the model measures itself.
     """
 
     varm: Mapping[str, np.ndarray] = field(default_factory=dict)
     uns: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)

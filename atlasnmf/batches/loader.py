@@ -84,6 +84,8 @@ class Loader:
         #: What the training loop waited for, over all calls of :meth:`starting_at`.
         self.clock = WaitClock()
         self._source, self._ready = source, False
+        #: The rows where they were found, which other processes can open too.
+        self.stored = source
         self._events = events
 
     @property

@@ -1,8 +1,9 @@
 """The models: one folder each, discovered by name.
 
-A model folder has ``params.py`` (light: ``Params``, ``PRESETS``, ``SUMMARY``, ``CLASS_NAME``, ``needs``) and
-``method.py`` (``build``); a ``memory.py`` (``step_bytes``) has a budget too small for a step refused before
-work. A new model is a new folder; nothing here or above lists them.
+A model folder has ``params.py`` (light: ``Params``, ``PRESETS``, ``RESULTS``, ``SUMMARY``, ``CLASS_NAME``,
+``needs``) and ``method.py`` (``build``); a ``memory.py`` (``step_bytes``, ``MEND``, and where a model has
+forms of different size ``settle``) has a budget too small refused before work. A new model is a new folder;
+nothing here or above lists them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ __all__ = [
     "available",
     "build",
     "class_name",
+    "fit_flops",
+    "mend",
     "needs",
     "params",
     "params_with_preset",
+    "results",
+    "settle",
     "step_bytes",
     "summary",
 ]
@@ -82,12 +87,41 @@ def needs(model: str, values: Any, n_spots: int) -> Needs:
     return _declared(model).needs(values, n_spots)
 
 
+def results(model: str) -> dict[str, tuple[str, ...]]:
+    """Return the keys a model writes, by group (``obsm``, ``varm``, ...)."""
+    return _declared(model).RESULTS
+
+
+def _memory(model: str) -> ModuleType | None:
+    place = f"{_declared(model).__package__}.memory"
+    return None if find_spec(place) is None else import_module(place)
+
+
 def step_bytes(model: str, values: Any, **sizes: float) -> float:
     """Return what a training step holds beside its rows; 0 for a model that does not say."""
-    place = f"{_declared(model).__package__}.memory"
-    if find_spec(place) is None:
-        return 0.0
-    return float(import_module(place).step_bytes(values, **sizes))
+    memory = _memory(model)
+    return 0.0 if memory is None else float(memory.step_bytes(values, **sizes))
+
+
+def settle(
+    model: str, values: Any, *, n_spots: int, n_genes: int, array_bytes: int
+) -> tuple[Options, str | None]:
+    """Let a model choose the form that fits a memory budget: its parameters, and the reason."""
+    choose = getattr(_memory(model), "settle", None)
+    if choose is None:
+        return values, None
+    return choose(values, n_spots=n_spots, n_genes=n_genes, array_bytes=array_bytes)
+
+
+def mend(model: str) -> str | None:
+    """Return what to do when a model does not fit the memory budget."""
+    return getattr(_memory(model), "MEND", None)
+
+
+def fit_flops(model: str, values: Any, **sizes: float) -> float | None:
+    """Return the operations of a fit; None for a model that does not say."""
+    count = getattr(_memory(model), "fit_flops", None)
+    return None if count is None else float(count(values, **sizes))
 
 
 def build(model: str, values: Any, facts: AtlasFacts, device: str, seed: int) -> Any:

@@ -11,7 +11,7 @@ from atlasnmf.pipeline.choices import needs_of
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.request import FitRequest
 from atlasnmf.pipeline.results import refuse_existing
-from atlasnmf.pipeline.sizes import Sizes
+from atlasnmf.pipeline.sizes import Sizes, settled_to
 from atlasnmf.schema import Needs
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def check(atlas: Atlas, request: FitRequest) -> None:
     refuse_existing(atlas, request)
     if request.run.labels is not None:
         _refuse_labels(atlas, request.run.labels)
+    request, _ = settled_to(atlas, request, limits)
     Sizes.of(atlas, request).require(limits.budget)
 
 

@@ -69,18 +69,25 @@ class FitOutcome:
 
     def lines(self) -> list[str]:
         """Return the outcome for people."""
+        waited = f", {self.fit.wait_share:.0%} of the training time spent waiting for batches"
         lines = [
-            f"{self.fit.request.model}: {self.seconds:.0f} s, peak {format_bytes(peak_bytes())}, "
-            f"{self.fit.wait_share:.0%} of the training time spent waiting for batches",
+            f"{self.fit.request.model}: {self.seconds:.0f} s, peak {format_bytes(peak_bytes())}"
+            + (waited if self.fit.wait_share else ""),
             f"results in {self.fit.request.store}:",
         ]
         lines += [f"  {table}: {', '.join(keys)}" for table, keys in self.written.items()]
         quality = self.fit.quality
         for name, row in (self.fit.request.model, quality), ("smoothed PCA", quality.get("baseline")):
-            if row:
+            if row and "ari" in row:
                 lines.append(f"  {name}: ARI {row['ari']:.3f}, NMI {row['nmi']:.3f}, ASW {row['asw']:.3f}")
+        if "rank" in quality:
+            lines.append(f"  chosen rank {quality['rank']}; instability by rank: {_curve(quality)}")
         lines.append(f"look at them: atlasnmf report {self.fit.request.store} -o report.html")
         return lines
+
+
+def _curve(quality: dict[str, Any]) -> str:
+    return ", ".join(f"{rank} {value:.3f}" for rank, value in quality["instability"].items())
 
 
 def _open(store: str, options: AtlasOptions) -> Atlas:

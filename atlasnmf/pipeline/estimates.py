@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atlasnmf import models
 from atlasnmf.budget import INTERPRETER_BYTES, format_bytes
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.request import FitRequest
-from atlasnmf.pipeline.sizes import VECTOR_BYTES, Sizes
+from atlasnmf.pipeline.sizes import VECTOR_BYTES, Sizes, settled_to
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
@@ -95,6 +96,7 @@ def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
         What the fit itself would refuse without reading counts.
     """
     limits = Limits.of(request.run)
+    request, reason = settled_to(atlas, request, limits)
     params: Any = request.params
     sizes = Sizes.of(atlas, request)
     settled, n_spots, nnz = sizes.settled, sizes.n_spots, sizes.nnz
@@ -107,12 +109,14 @@ def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
     width = 2 * sizes.n_genes if settled.hops else n_scores
     flops_per_row = 6 * 512 * (width + 64) + 12 * nnz * getattr(params, "hidden", 512) / 10
     speed = _gflops()
-    steps = getattr(params, "steps", 0)
-    notes = []
+    flops = models.fit_flops(request.model, params, n_spots=n_spots, n_genes=sizes.n_genes, nnz=nnz)
+    if flops is None:
+        flops = getattr(params, "steps", 0) * sizes.rows_of(sizes.batch_spots) * flops_per_row
+    notes = [] if reason is None else [reason]
     if memory > limits.budget.total_bytes:
         notes.append(
             f"more than the budget of {format_bytes(limits.budget.total_bytes)}; "
-            f"lower --batch-spots or raise --memory-budget"
+            f"{models.mend(request.model) or 'lower --batch-spots'} or raise --memory-budget"
         )
     free = shutil.disk_usage(_existing(atlas, request)).free
     if disk > free:
@@ -126,7 +130,7 @@ def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
         int(disk),
         free,
         prepare_s=n_spots / _PREPARE_SPOTS_PER_S * _REFERENCE_GFLOPS / speed,
-        fit_s=steps * sizes.rows_of(sizes.batch_spots) * flops_per_row / (0.5e9 * speed),
+        fit_s=flops / (0.5e9 * speed),
         notes=tuple(notes),
     )
 

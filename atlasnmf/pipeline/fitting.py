@@ -17,12 +17,15 @@ from atlasnmf.pipeline.choices import needs_of
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.preparation import Preparation, Prepared
 from atlasnmf.pipeline.request import FitRequest, resume_command
+from atlasnmf.pipeline.sizes import settled_to, tile_spots
 from atlasnmf.schema import Needs, SliceBatch
 
 if TYPE_CHECKING:
     from dask.distributed import Client
 
     from atlasnmf.batches.loader import Loader
+    from atlasnmf.batches.passes import Passes
+    from atlasnmf.batches.sources import SpotSource
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.working import WorkingCopy
 
@@ -183,6 +186,9 @@ def train(atlas: Atlas, request: FitRequest, *, client: Client | None = None, ev
 
     check(atlas, request)
     limits = Limits.of(request.run)
+    request, reason = settled_to(atlas, request, limits)
+    if reason is not None:
+        events.note(reason)
     needs = needs_of(request, atlas.n_spots)
     working = WorkingCopy.open(atlas, request.run.work_dir)
     with working.locked():
@@ -192,7 +198,7 @@ def train(atlas: Atlas, request: FitRequest, *, client: Client | None = None, ev
             prepared = Preparation(
                 atlas, working, needs, request.prepare, request.run, client=client, events=events
             ).run()
-            return _train(prepared, needs, request, limits, events)
+            return _train(prepared, needs, request, limits, events, client)
         except AtlasError:
             # a refused fit must not take the place of one that can be resumed
             working.ledger.end_fit()
@@ -247,9 +253,16 @@ def _folder(prepared: Prepared, request: FitRequest) -> Path:
     return prepared.working.path / "fits" / _key(prepared, request)[:16]
 
 
-def _train(prepared: Prepared, needs: Needs, request: FitRequest, limits: Limits, events: Events) -> Fit:
+def _train(
+    prepared: Prepared,
+    needs: Needs,
+    request: FitRequest,
+    limits: Limits,
+    events: Events,
+    client: Client | None = None,
+) -> Fit:
     from atlasnmf.train import loop
-    from atlasnmf.train.callbacks import EarlyStop, Progress, RefuseDivergence
+    from atlasnmf.train.callbacks import EarlyStop, Progress, RefuseDivergence, Tell
     from atlasnmf.train.checkpoint import Checkpoint
     from atlasnmf.train.history import History
     from atlasnmf.train.method import Callback
@@ -268,12 +281,14 @@ def _train(prepared: Prepared, needs: Needs, request: FitRequest, limits: Limits
         RefuseDivergence(),
         Progress(events, f"fit {request.model}", steps),
     ]
+    if hasattr(model, "line"):
+        callbacks.append(Tell(events, model.line))
     if request.run.patience is not None:
         callbacks.append(EarlyStop(history, patience=request.run.patience, events=events))
     start = time.perf_counter()
     state = loop.run(
         model.method,
-        loader,
+        _passes(loader, limits, client) if needs.passes else loader,
         sample=lambda: loader.sample(sample_spots, request.run.seed),
         checkpoint=checkpoint,
         callbacks=callbacks,
@@ -289,6 +304,17 @@ def _train(prepared: Prepared, needs: Needs, request: FitRequest, limits: Limits
         events=events,
         _loader=loader,
     )
+
+
+def _passes(loader: Loader, limits: Limits, client: Client | None) -> Passes:
+    """Return the units of a model that goes over all spots: each one pass over the loader's rows."""
+    from atlasnmf.batches.passes import Passes
+    from atlasnmf.tiles.plan import plan_tiles
+
+    # workers of a cluster open the working copy themselves; rows held here would have to be sent to them
+    source = loader.source if client is None else loader.stored
+    tiles = plan_tiles(source.offsets, tile_spots(source.n_spots))
+    return Passes(source, tiles, client=client, n_workers=limits.n_workers)
 
 
 def loader_for(
@@ -312,7 +338,9 @@ def loader_for(
         degrees=working.vector("degrees") if needs.halo else None,
     )
     sampler: BlockSampler | TileSampler
-    if needs.halo:
+    if needs.passes:
+        sampler = TileSampler(plan_tiles(offsets, tile_spots(int(offsets[-1]))), seed=request.run.seed)
+    elif needs.halo:
         sampler = TileSampler(plan_tiles(offsets, params.batch_spots), seed=request.run.seed)
     else:
         sampler = BlockSampler(offsets, params.batch_spots, seed=request.run.seed)
@@ -320,8 +348,16 @@ def loader_for(
         source,
         sampler,
         residency=request.run.residency,
-        budget_bytes=limits.budget.array_bytes // 2,
-        device=limits.device,
+        budget_bytes=_rows_bytes(request, source, limits) if needs.passes else limits.budget.array_bytes // 2,
+        device="cpu" if needs.passes else limits.device,
         hops=needs.halo,
         events=events,
     )
+
+
+def _rows_bytes(request: FitRequest, source: SpotSource, limits: Limits) -> int:
+    """Return what a model that goes over all spots leaves for their rows: half of the rest, or a little."""
+    held = models.step_bytes(
+        request.model, request.params, n_spots=source.n_spots, n_genes=source.counts.n_cols
+    )
+    return int(max((limits.budget.array_bytes - held) / 2, limits.budget.array_bytes / 8))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atlasnmf import models
 from atlasnmf.pipeline.request import FitRequest
 from atlasnmf.store.results import ResultWriter
 from atlasnmf.store.results import refuse_existing as refuse_keys
@@ -35,13 +36,12 @@ def renamed(name: str, request: FitRequest) -> str:
 
 def refuse_existing(atlas: Atlas, request: FitRequest) -> None:
     """Refuse before any work when results of this name are there; raises BadOption naming the mend."""
-    refuse_keys(
-        atlas,
-        obsm=[f"X_{request.key}", f"{request.key}_factors"],
-        varm=[f"{request.key}_loadings"],
-        uns=[request.key],
-        overwrite=request.run.overwrite,
-    )
+    keys = {group: [renamed(name, request) for name in names] for group, names in _declared(request).items()}
+    refuse_keys(atlas, **keys, uns=[request.key], overwrite=request.run.overwrite)
+
+
+def _declared(request: FitRequest) -> dict[str, tuple[str, ...]]:
+    return models.results(request.model)
 
 
 def versions() -> dict[str, str]:
@@ -64,7 +64,11 @@ def write_results(fit: Fit) -> dict[str, list[str]]:
     """
     request, prepared = fit.request, fit.prepared
     result = fit.model.result(fit.state)
-    embedding = None if request.run.labels is None else _Collected(f"X_{request.model}")
+    fit.quality = dict(result.quality)
+    embedding = None
+    if request.run.labels is not None:
+        # what domains are read from: a model's embedding, or the first thing it says of spots
+        embedding = _Collected(_declared(request)["obsm"][0])
     with ResultWriter(
         fit.atlas,
         prepared.working.vector("order"),
@@ -76,7 +80,7 @@ def write_results(fit: Fit) -> dict[str, list[str]]:
             writer.varm(renamed(name, request), np.asarray(values), prepared.facts.genes)
             keys.append(renamed(name, request))
         if embedding is not None:
-            fit.quality = _quality(fit, embedding.array())
+            fit.quality |= _quality(fit, embedding.array())
         writer.uns(request.key, {**result.uns, **provenance(fit)})
     return {table.name: [*keys, request.key] for table in fit.atlas.tables}
 

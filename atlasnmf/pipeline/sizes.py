@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from atlasnmf import models
 from atlasnmf.budget import Budget
 from atlasnmf.pipeline.choices import Settled, needs_of, settle
+from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.request import FitRequest
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
 
-__all__ = ["VECTOR_BYTES", "Sizes"]
+__all__ = ["VECTOR_BYTES", "Sizes", "settled_to", "tile_spots"]
 
 #: Bytes held of every spot: position, order, totals, degree, flags.
 VECTOR_BYTES = 80
@@ -25,6 +26,43 @@ _SMOOTHED_FILL = 4.0
 _UNITS_READY = 4
 #: Fewest spots of a slice a step can use.
 _LEAST_BATCH = 8
+#: A pass decompresses whole chunks beside its tiles.
+_READING_BYTES = 64 * 10**6
+#: Spots of a tile of a pass: enough for wide products, and several tiles for any atlas worth two cores.
+_LEAST_TILE, _LARGEST_TILE, _TILES = 256, 4096, 8
+
+
+def tile_spots(n_spots: int) -> int:
+    """Return the spots of a tile of a pass; a function of the atlas alone, for the sake of the same bits.
+
+    Examples
+    --------
+    >>> tile_spots(3639), tile_spots(10**6)
+    (512, 4096)
+    """
+    return min(max(n_spots // _TILES // _LEAST_TILE * _LEAST_TILE, _LEAST_TILE), _LARGEST_TILE)
+
+
+def settled_to(atlas: Atlas, request: FitRequest, limits: Limits) -> tuple[FitRequest, str | None]:
+    """Let the model choose the form that fits the memory budget.
+
+    Returns
+    -------
+    request
+        With every choice of the model made, so that a resume makes none anew.
+    reason
+        One line for people; None when there was no choice.
+    """
+    sizes = Sizes.of(atlas, request)
+    array_bytes = limits.budget.array_bytes - sizes.n_spots * VECTOR_BYTES
+    params, reason = models.settle(
+        request.model,
+        request.params,
+        n_spots=sizes.n_spots,
+        n_genes=sizes.n_genes,
+        array_bytes=max(array_bytes, 0),
+    )
+    return replace(request, params=params), reason
 
 
 @dataclass(frozen=True)
@@ -101,7 +139,7 @@ class Sizes:
 
     def step_bytes(self, batch_spots: int) -> int:
         """Return the memory of a step: what it computes, and the units that are ready."""
-        n_rows = self.rows_of(batch_spots)
+        n_rows = self.rows_of(batch_spots) if batch_spots else tile_spots(self.n_spots)
         computed = models.step_bytes(
             self.request.model,
             self.request.params,
@@ -111,11 +149,18 @@ class Sizes:
             nnz=self.nnz,
             mean_degree=self.mean_degree,
         )
-        return int(computed + _UNITS_READY * n_rows * self.row_bytes)
+        reading = 0 if batch_spots else _READING_BYTES
+        return int(computed + reading + _UNITS_READY * n_rows * self.row_bytes)
 
     def require(self, budget: Budget) -> None:
         """Refuse a budget that cannot hold a step; raises BadOption naming the mend."""
         held = self.n_spots * VECTOR_BYTES
+        if not self.batch_spots:
+            what = f"{self.request.model} of {self.n_spots:,} spots"
+            budget.require(
+                held + self.step_bytes(0), what, models.mend(self.request.model) or "use fewer spots"
+            )
+            return
         fits = self.batch_spots
         while fits > _LEAST_BATCH and held + self.step_bytes(fits) > budget.array_bytes:
             fits = max(fits * 7 // 8 // 8 * 8, _LEAST_BATCH)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atlasnmf.errors import BadInput
+from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.options import RunOptions
 from atlasnmf.pipeline.preparation import Given, Preparation
 
@@ -66,6 +66,8 @@ def transform(
     from atlasnmf.store.results import ResultWriter
     from atlasnmf.store.working import WorkingCopy
 
+    if needs_of(fit.request, fit.atlas.n_spots).passes:
+        raise BadOption(f"{fit.request.model} has no embedding of new spots; fit it to a store that has them")
     _require_genes(fit, atlas)
     run: RunOptions = fit.request.run.model_copy(
         update={

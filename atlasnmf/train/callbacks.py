@@ -1,9 +1,10 @@
-"""Some listeners of the loop: progress, early stopping, refusing a diverged fit."""
+"""Some listeners of the loop: progress, what a method says, early stopping, refusing a diverged fit."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +14,7 @@ from atlasnmf.events import SILENT, Advance, Events
 from atlasnmf.train.history import History
 from atlasnmf.train.method import Callback
 
-__all__ = ["EarlyStop", "Progress", "RefuseDivergence"]
+__all__ = ["EarlyStop", "Progress", "RefuseDivergence", "Tell"]
 
 
 @dataclass
@@ -55,6 +56,28 @@ class Progress(Callback):
     def close(self) -> None:
         """Close the stage."""
         self._stage.close()
+
+
+@dataclass(frozen=True)
+class Tell(Callback):
+    """Tells the listener what a method has to say of a step.
+
+    Parameters
+    ----------
+    events
+        The listener.
+    line
+        ``line(metrics) -> text``, or None when there is nothing to say.
+    """
+
+    events: Events
+    line: Callable[[Mapping[str, float]], str | None]
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Say it."""
+        said = self.line(metrics)
+        if said is not None:
+            self.events.note(said)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ __all__ = [
     "GAT_SPOTS",
     "LATENT",
     "PRESETS",
+    "RESULTS",
     "SUMMARY",
     "Params",
     "encoder_of",
@@ -24,6 +25,10 @@ __all__ = [
 
 SUMMARY = "Integrate slices into one embedding and one set of non-negative spatial factors (INSPIRE)."
 CLASS_NAME = "Inspire"
+RESULTS = {
+    "obsm": ("X_inspire", "inspire_factors", "inspire_discriminator"),
+    "varm": ("inspire_loadings",),
+}
 
 #: Width of the embedding, P in the paper.
 LATENT = 32

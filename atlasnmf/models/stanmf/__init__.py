@@ -1,0 +1,1 @@
+"""staNMF: stability-driven non-negative matrix factorisation (Wu et al. 2016; osNMF)."""

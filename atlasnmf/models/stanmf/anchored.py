@@ -1,0 +1,233 @@
+"""Iterations on a sketch that stay on the path of the exact ones.
+
+X ~ S V' leaves out what X does outside the span of V, and gene draws turn A out of it. So some iterations
+read the data and note what the sketch missed, for the A and the D of that moment, the anchors:
+
+    R = X E,  E = (I - VV') diag(w) A          what the sketch misses of X diag(w) A
+    P = X'D - V S'D                            what it misses of X'D
+
+The iterations in between write the missed part of the present A (and D) as a combination of the anchor's by
+least squares and add as much of what was noted:
+
+    X diag(w) A ~ S V'diag(w) A + R alpha,     X'D ~ V S'D + P beta.
+
+They cost n·m·C and G·m·C instead of nnz·C, in memory, and an anchor makes them exact again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from atlasnmf.batches.passes import Pass
+from atlasnmf.models.stanmf.solver import (
+    Fits,
+    Iteration,
+    Sums,
+    Task,
+    losses_of,
+    spot_sums,
+    sweep_genes,
+    sweep_spots,
+)
+from atlasnmf.models.stanmf.values import Transform
+from atlasnmf.schema import SliceBatch
+
+__all__ = ["Anchors", "Sketch", "anchor", "iterate_on_sketch"]
+
+#: Keeps the least squares of the anchors solvable where fits hardly leave the sketch.
+_RIDGE = 1e-6
+
+
+def _nothing() -> np.ndarray:
+    return np.empty((0, 0))
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """X ~ S V' with S = X V.
+
+    Parameters
+    ----------
+    rows
+        S, shape (n, m).
+    basis
+        V, orthonormal columns, shape (G, m).
+    inverse
+        (S'S)^-1, shape (m, m).
+    """
+
+    rows: np.ndarray
+    basis: np.ndarray
+    inverse: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray, basis: np.ndarray, gram: np.ndarray) -> Sketch:
+        """Make a sketch of its rows, its directions and S'S."""
+        return cls(rows, basis.astype(rows.dtype), np.linalg.pinv(gram, hermitian=True))
+
+
+@dataclass
+class Anchors:
+    """What was noted at the last exact iteration, for all fits of a stack.
+
+    Parameters
+    ----------
+    missed, patterns
+        R and D by spot, shape (n, C) each.
+    genes, cross
+        E and P by gene, shape (G, C) each.
+    small
+        S'D, shape (m, C).
+    """
+
+    missed: np.ndarray = field(default_factory=_nothing)
+    patterns: np.ndarray = field(default_factory=_nothing)
+    genes: np.ndarray = field(default_factory=_nothing)
+    cross: np.ndarray = field(default_factory=_nothing)
+    small: np.ndarray = field(default_factory=_nothing)
+
+    @classmethod
+    def room_for(cls, n_spots: int, n_genes: int, width: int, n_columns: int, dtype: Any) -> Anchors:
+        """Make room for the anchors of a stack."""
+        spots, genes = (n_spots, n_columns), (n_genes, n_columns)
+        shapes = spots, spots, genes, genes, (width, n_columns)
+        return cls(*(np.zeros(shape, dtype=dtype) for shape in shapes))
+
+
+def anchor(
+    unit: Pass,
+    transform: Transform,
+    sketch: Sketch,
+    anchors: Anchors,
+    fits: Fits,
+    coefficients: np.ndarray,
+    patterns: np.ndarray,
+    gene_squares: np.ndarray,
+    at_work: Sequence[int],
+) -> Iteration:
+    """Take one exact iteration and note what the sketch misses of it (see :func:`solver.iterate`)."""
+    task = Task.of(fits, coefficients, at_work)
+    seen = sketch.basis.T @ task.weighted
+    beside = (sketch.rows, *(() if fits.spot_weights is None else (fits.spot_weights,)))
+    chunk = _OnBoth(transform, task, seen)
+    rows = (patterns, anchors.missed, anchors.patterns)
+    sums, small = unit.reduce(chunk, rows=rows, beside=beside, combine=_add_both)
+    cross, small = sums.cross.astype(coefficients.dtype), small.astype(coefficients.dtype)
+    anchors.genes[:, task.columns] = task.weighted - sketch.basis @ seen
+    anchors.cross[:, task.columns] = cross - sketch.basis @ small
+    anchors.small[:, task.columns] = small
+    swept, violation = sweep_genes(fits, task, coefficients, cross, sums)
+    return Iteration(swept, violation, losses_of(fits, task, swept, cross, sums.grams, gene_squares))
+
+
+def iterate_on_sketch(
+    unit: Pass,
+    sketch: Sketch,
+    anchors: Anchors,
+    fits: Fits,
+    coefficients: np.ndarray,
+    patterns: np.ndarray,
+    at_work: Sequence[int],
+) -> Iteration:
+    """Take one iteration without reading the data; its losses are not known."""
+    task = Task.of(fits, coefficients, at_work)
+    seen = sketch.basis.T @ task.weighted
+    missed = task.weighted - sketch.basis @ seen
+    alphas = [
+        _combination(anchors.genes[:, start:stop], missed[:, a:b])
+        for (start, stop), (a, b) in zip(task.places, task.spans, strict=True)
+    ]
+    chunk = _OnSketch(task, seen, alphas)
+    beside = (sketch.rows, anchors.missed, anchors.patterns)
+    beside = (*beside, *(() if fits.spot_weights is None else (fits.spot_weights,)))
+    sums, overlaps = unit.sweep(chunk, patterns, *beside, combine=_add_both)
+    small = sums.cross.astype(coefficients.dtype)
+    cross = sketch.basis @ small
+    for at, ((start, stop), (a, b)) in enumerate(zip(task.places, task.spans, strict=True)):
+        before = anchors.small[:, start:stop].astype(np.float64)
+        inside = before.T @ sketch.inverse
+        own, other = overlaps[at][0] - inside @ before, overlaps[at][1] - inside @ sums.cross[:, a:b]
+        beta = _solved(own, other).astype(coefficients.dtype)
+        cross[:, a:b] += anchors.cross[:, start:stop] @ beta
+    swept, violation = sweep_genes(fits, task, coefficients, cross, sums)
+    return Iteration(swept, violation, np.full(fits.n_fits, np.nan))
+
+
+def _combination(anchor: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Return the combination of the anchor's columns that is nearest the present ones."""
+    found = _solved((anchor.T @ anchor).astype(np.float64), (anchor.T @ present).astype(np.float64))
+    return found.astype(present.dtype)
+
+
+def _solved(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    ridge = _RIDGE * np.trace(gram) / len(gram) + np.finfo(np.float64).tiny
+    return np.linalg.solve(gram + ridge * np.eye(len(gram)), cross)
+
+
+def _add_both(left: tuple[Any, Any], right: tuple[Any, Any]) -> tuple[Any, Any]:
+    if isinstance(left[1], np.ndarray):
+        return left[0] + right[0], left[1] + right[1]
+    pairs = zip(left[1], right[1], strict=True)
+    return left[0] + right[0], [(a + c, b + d) for (a, b), (c, d) in pairs]
+
+
+@dataclass(frozen=True)
+class _OnBoth:
+    """One tile of an exact iteration, and what the sketch misses of it."""
+
+    transform: Transform
+    task: Task
+    seen: np.ndarray
+
+    def __call__(
+        self,
+        batch: SliceBatch,
+        own: np.ndarray,
+        missed: np.ndarray,
+        anchored: np.ndarray,
+        sketch: np.ndarray,
+        draws: np.ndarray | None = None,
+    ) -> tuple[tuple[Sums, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        values, columns = self.transform(batch), self.task.columns
+        cross = values.dot(self.task.weighted)
+        kept, patterns, violation = sweep_spots(self.task, cross, own)
+        left, grams = spot_sums(self.task, patterns, draws)
+        missed, anchored = missed.copy(), anchored.copy()
+        missed[:, columns] = cross - sketch @ self.seen
+        anchored[:, columns] = left
+        sums = Sums(values.t_dot(left).astype(np.float64), grams, violation)
+        return (sums, (sketch.T @ left).astype(np.float64)), (kept, missed, anchored)
+
+
+@dataclass(frozen=True)
+class _OnSketch:
+    """One tile of an iteration on the sketch."""
+
+    task: Task
+    seen: np.ndarray
+    alphas: list[np.ndarray]
+
+    def __call__(
+        self,
+        own: np.ndarray,
+        sketch: np.ndarray,
+        missed: np.ndarray,
+        anchored: np.ndarray,
+        draws: np.ndarray | None = None,
+    ) -> tuple[tuple[Sums, list[tuple[np.ndarray, np.ndarray]]], np.ndarray]:
+        cross = sketch @ self.seen
+        for (a, b), (start, stop), alpha in zip(self.task.spans, self.task.places, self.alphas, strict=True):
+            cross[:, a:b] += missed[:, start:stop] @ alpha
+        kept, patterns, violation = sweep_spots(self.task, cross, own)
+        left, grams = spot_sums(self.task, patterns, draws)
+        overlaps = []
+        for (a, b), (start, stop) in zip(self.task.spans, self.task.places, strict=True):
+            before = anchored[:, start:stop]
+            overlaps.append(
+                ((before.T @ before).astype(np.float64), (before.T @ left[:, a:b]).astype(np.float64))
+            )
+        return (Sums((sketch.T @ left).astype(np.float64), grams, violation), overlaps), kept

@@ -1,0 +1,113 @@
+"""What a study holds, and which form of it fits a memory budget. Light: nothing is built."""
+
+from __future__ import annotations
+
+from atlasnmf.budget import format_bytes
+from atlasnmf.models.stanmf.params import Params, sketch_width
+
+__all__ = ["MEND", "fit_flops", "settle", "step_bytes"]
+
+#: What to do when not even the smallest form fits.
+MEND = "lower --ranks or --replicates"
+#: Share of the budget's arrays that a study may hold; the rest is for tiles and for rows of the atlas.
+_SHARE = 0.75
+#: Arrays of genes x columns that live at the same time: coefficients, weighted, swept, sums, and scratch.
+_GENE_ARRAYS = 8
+#: Arrays of spots x columns: patterns, and on the compressed path what the anchors note.
+_EXACT_SPOTS, _COMPRESSED_SPOTS = 1, 3
+
+
+def settle(params: Params, *, n_spots: int, n_genes: int, array_bytes: int) -> tuple[Params, str]:
+    """Choose the fastest form of a study that fits.
+
+    Parameters
+    ----------
+    params
+        With choices open.
+    n_spots, n_genes
+        Shape of the data.
+    array_bytes
+        Memory for arrays.
+
+    Returns
+    -------
+    params
+        With every choice made; if nothing fits, the smallest form.
+    reason
+        One line for people.
+    """
+    room = int(_SHARE * array_bytes)
+    for form in _forms(params):
+        if step_bytes(form, n_spots=n_spots, n_genes=n_genes) <= room:
+            break
+    return form, _reason(form, step_bytes(form, n_spots=n_spots, n_genes=n_genes), room)
+
+
+def _forms(params: Params) -> list[Params]:
+    """Return the forms that agree with what the user said, the fastest first."""
+    paths = ("compressed", "exact") if params.path == "auto" else (params.path,)
+    keeps = ("keep", "recompute") if params.keep_patterns == "auto" else (params.keep_patterns,)
+    forms = []
+    for path in paths:
+        for keep in keeps:
+            if path == "compressed" and keep == "recompute":
+                continue  # anchors are as large as the patterns
+            chosen = {"path": path, "keep_patterns": keep, "sketch_width": sketch_width(params)}
+            for together in _stacks(params, path):
+                forms.append(params.model_copy(update={**chosen, "ranks_together": together}))
+    return forms or [params.model_copy(update={"path": "exact", "keep_patterns": "recompute"})]
+
+
+def _stacks(params: Params, path: str) -> list[int]:
+    if params.ranks_together is not None:
+        return [params.ranks_together]
+    if path == "compressed" or params.warm_ranks:
+        return [1]
+    return list(range(len(params.ranks), 0, -1))
+
+
+def step_bytes(params: Params, *, n_spots: int, n_genes: int, **_: float) -> float:
+    """Plan the memory that a study holds beside the rows it is given.
+
+    Parameters
+    ----------
+    params
+        Settled or not; open choices are taken as the largest form.
+    n_spots, n_genes
+        Shape of the data.
+    """
+    item = 4 if params.precision == "single" else 8
+    together = params.ranks_together or 1
+    columns = sum(params.ranks[-together:]) * params.replicates
+    last = params.ranks[-1]
+    arrays = _EXACT_SPOTS if params.path == "exact" else _COMPRESSED_SPOTS
+    kept = last if params.keep_patterns == "recompute" else columns * arrays
+    per_spot = item * (sketch_width(params) + kept)
+    if params.perturbation == "spots":
+        per_spot += params.replicates * together
+    return n_spots * per_spot + n_genes * columns * item * _GENE_ARRAYS
+
+
+def fit_flops(params: Params, *, n_spots: int, n_genes: int, nnz: float) -> float:
+    """Estimate the operations of a study, every fit taking all its iterations."""
+    columns = sum(params.ranks) * params.replicates
+    squares = sum(rank**2 for rank in params.ranks) * params.replicates
+    exact = params.max_iterations
+    on_sketch = 0
+    if params.path != "exact":
+        exact = min(exact, params.exact_iterations + exact // params.anchor_every)
+        on_sketch = params.max_iterations - exact
+    width = sketch_width(params)
+    data = exact * 4 * n_spots * nnz * columns
+    sketch = on_sketch * 4 * (n_spots + n_genes) * width * columns
+    return data + sketch + params.max_iterations * 4 * (n_spots + n_genes) * squares
+
+
+def _reason(form: Params, needed: float, room: int) -> str:
+    if form.path == "compressed":
+        what = "iterations on a sketch in memory, and some on the data"
+    elif form.keep_patterns == "keep":
+        what = f"iterations on the data, {form.ranks_together} ranks in a pass, patterns kept"
+    else:
+        what = f"iterations on the data, {form.ranks_together} ranks in a pass, patterns found anew each time"
+    return f"{what} ({format_bytes(needed)} of {format_bytes(room)})"

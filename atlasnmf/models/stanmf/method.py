@@ -1,0 +1,369 @@
+"""staNMF as a method: a study goes through its phases one pass at a time, and its state is all there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from atlasnmf.batches.passes import Pass
+from atlasnmf.errors import BadInput
+from atlasnmf.models.stanmf import sketch as sketching
+from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_sketch
+from atlasnmf.models.stanmf.baseline import pca_instability
+from atlasnmf.models.stanmf.instability import choose_rank, instability
+from atlasnmf.models.stanmf.params import Params, sketch_width
+from atlasnmf.models.stanmf.perturb import perturbed, random_start, whole, widened
+from atlasnmf.models.stanmf.solver import Fits, Iteration, compare, iterate
+from atlasnmf.models.stanmf.start import nndsvda, singular
+from atlasnmf.models.stanmf.values import Transform
+from atlasnmf.schema import AtlasFacts, Result, SliceBatch
+
+__all__ = ["Model", "StaNmfMethod", "Study", "build"]
+
+
+def _nothing() -> np.ndarray:
+    return np.empty((0, 0))
+
+
+@dataclass
+class Study:
+    """All there is to save.
+
+    Parameters
+    ----------
+    phase
+        ``range``, ``project``, then for every stack of ranks ``start``, ``iterate`` and ``compare``; last the
+        fit of the chosen rank to all data through the same phases; ``done``.
+    passes
+        Passes of this phase so far.
+    turn
+        Position of the ranks at work among the stacks; the number of stacks for the last fit.
+    logged
+        Whether values are log-normalised.
+    basis, sketch, sketch_gram
+        V (G, m), S = X V (n, m), S'S (m, m).
+    gene_sums, gene_squares
+        Moments of the values, shape (G,).
+    patterns, coefficients
+        D (n, C) and A (G, C) of the stack.
+    missed, anchor_patterns, anchor_genes, anchor_cross, anchor_small
+        What the last exact iteration noted (:class:`anchored.Anchors`); empty on the exact path.
+    first_violation, last_loss, n_iterations, at_work
+        By fit of the stack, shape (F,).
+    curve
+        One entry a finished rank.
+    rank
+        The chosen rank; 0 before there is one.
+    """
+
+    phase: str = "range"
+    passes: int = 0
+    turn: int = 0
+    logged: bool = True
+    rank: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    basis: np.ndarray = field(default_factory=_nothing)
+    sketch: np.ndarray = field(default_factory=_nothing)
+    sketch_gram: np.ndarray = field(default_factory=_nothing)
+    gene_sums: np.ndarray = field(default_factory=_nothing)
+    gene_squares: np.ndarray = field(default_factory=_nothing)
+    patterns: np.ndarray = field(default_factory=_nothing)
+    coefficients: np.ndarray = field(default_factory=_nothing)
+    missed: np.ndarray = field(default_factory=_nothing)
+    anchor_patterns: np.ndarray = field(default_factory=_nothing)
+    anchor_genes: np.ndarray = field(default_factory=_nothing)
+    anchor_cross: np.ndarray = field(default_factory=_nothing)
+    anchor_small: np.ndarray = field(default_factory=_nothing)
+    first_violation: np.ndarray = field(default_factory=_nothing)
+    last_loss: np.ndarray = field(default_factory=_nothing)
+    n_iterations: np.ndarray = field(default_factory=_nothing)
+    at_work: np.ndarray = field(default_factory=_nothing)
+
+    def enter(self, phase: str) -> None:
+        """Go on to another phase."""
+        self.phase, self.passes = phase, 0
+
+
+class StaNmfMethod:
+    """One pass a step.
+
+    Parameters
+    ----------
+    params, facts, seed
+        As for :func:`build`.
+    """
+
+    name = "stanmf"
+
+    def __init__(self, params: Params, facts: AtlasFacts, seed: int) -> None:
+        self.params, self.facts, self.seed = params, facts, seed
+        self.dtype = np.dtype(np.float32 if params.precision == "single" else np.float64)
+        self._fits: tuple[int, Fits] | None = None
+
+    # -- the protocol of the loop ---------------------------------------------------------------------------
+
+    def init(self, sample: list[SliceBatch]) -> Study:
+        """Return the first state: random directions, and whether the values are counts."""
+        counts = all(np.issubdtype(batch.counts.data.dtype, np.integer) for batch in sample)
+        logged = counts if self.params.transform == "auto" else self.params.transform == "log"
+        return Study(
+            logged=logged,
+            basis=sketching.first_directions(self.facts.n_genes, sketch_width(self.params), self.seed),
+        )
+
+    def step(self, state: Study, unit: Pass) -> tuple[Study, dict[str, float]]:
+        """Spend one pass on the phase at hand."""
+        state.passes += 1
+        ranks = self._ranks(state)
+        figures = getattr(self, f"_{state.phase}")(state, unit)
+        return state, {"rank": float(ranks[-1]), **figures}
+
+    def done(self, state: Study) -> bool:
+        """Say whether the last fit has been polished."""
+        return state.phase == "done"
+
+    def pack(self, state: Study) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
+        """Return arrays and scalars by name."""
+        values = {each.name: getattr(state, each.name) for each in fields(state)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        return arrays, {name: value for name, value in values.items() if name not in arrays}
+
+    def unpack(self, tensors: Mapping[str, np.ndarray], scalars: Mapping[str, Any]) -> Study:
+        """Return the state that was packed."""
+        values: dict[str, Any] = {**tensors, **scalars}
+        return Study(**values)
+
+    # -- phases ---------------------------------------------------------------------------------------------
+
+    def _range(self, state: Study, unit: Pass) -> dict[str, float]:
+        moments, product = sketching.moments_and_range(unit, self._transform(state), state.basis)
+        if not moments.squares.any():
+            raise BadInput("all values are zero: there is nothing to factorise")
+        state.basis = sketching.widen(product)
+        state.gene_sums, state.gene_squares = moments.sums, moments.squares
+        if state.passes > self.params.power_iterations:
+            state.enter("project")
+        return {}
+
+    def _project(self, state: Study, unit: Pass) -> dict[str, float]:
+        state.sketch = np.empty((unit.n_rows, state.basis.shape[1]), dtype=self.dtype)
+        state.sketch_gram = sketching.project(unit, self._transform(state), state.basis, state.sketch)
+        state.enter("start")
+        return {"explained": float(np.trace(state.sketch_gram) / state.gene_squares.sum())}
+
+    def _start(self, state: Study, unit: Pass) -> dict[str, float]:
+        fits, before = self._fits_of(state, unit.n_rows), (state.patterns, state.coefficients)
+        means, last = state.gene_sums / unit.n_rows, self._is_last(state)
+        width = 0 if self.params.keep_patterns == "recompute" and not last else fits.n_columns
+        state.patterns = np.empty((unit.n_rows, width), dtype=self.dtype)
+        if self.params.warm_ranks and state.turn and not last:
+            state.coefficients = widened(fits, *before, means, state.patterns)
+        elif self.params.perturbation == "seeds" and not last:
+            state.coefficients = random_start(fits, self.seed, means, state.patterns)
+        else:
+            found = [
+                singular(state.basis, state.sketch_gram, weights, width)
+                for weights, width in zip(fits.gene_weights.T, fits.widths, strict=True)
+            ]
+            state.coefficients = nndsvda(unit, state.sketch, fits, found, means, state.patterns)
+        self._make_room(state, unit.n_rows, fits.n_columns)
+        state.first_violation, state.last_loss = np.zeros(fits.n_fits), np.zeros(fits.n_fits)
+        state.n_iterations = np.zeros(fits.n_fits, dtype=np.int64)
+        state.at_work = np.ones(fits.n_fits, dtype=bool)
+        state.enter("iterate")
+        return {}
+
+    def _iterate(self, state: Study, unit: Pass) -> dict[str, float]:
+        last = state.passes >= self.params.max_iterations
+        exact = self.params.path == "exact" or self._is_anchor(state.passes) or last
+        working = np.flatnonzero(state.at_work)
+        found = self._iteration(state, unit, working.tolist(), exact)
+        state.coefficients = found.coefficients
+        state.n_iterations[working] += 1
+        if exact:
+            state.last_loss[working] = found.losses[working]
+        if state.passes == 1:
+            state.first_violation = found.violation
+        # a fit ends on an exact iteration, so that its loss is its own
+        if exact:
+            state.at_work &= found.violation > self.params.tol * state.first_violation
+        if last or not state.at_work.any():
+            state.enter("compare")
+        return {"loss": float(state.last_loss.mean())}
+
+    def _compare(self, state: Study, unit: Pass) -> dict[str, float]:
+        if self._is_last(state):
+            state.enter("done")
+            return {"loss": float(state.last_loss[0])}
+        fits = self._fits_of(state, unit.n_rows)
+        products = self._products(state, unit, fits)
+        ranks, n = self._ranks(state), self.params.replicates
+        for at, rank in enumerate(ranks):
+            own = slice(fits.spans[at * n][0], fits.spans[at * n + n - 1][1])
+            entry = self._entry(state, slice(at * n, at * n + n), products[own, own], rank)
+            if self.params.perturbation == "genes":
+                weights = fits.gene_weights[:, at * n : at * n + n]
+                entry |= self._pca(state, Fits((rank,) * n, weights), unit.n_rows)
+            state.curve.append(entry)
+        state.turn += 1
+        if state.turn == len(self._groups):
+            values = [each["hungarian_mean"] for each in state.curve]
+            state.rank = choose_rank(list(self.params.ranks), values)
+        state.enter("start")
+        return {"loss": state.curve[-1]["loss"], "instability": state.curve[-1]["hungarian_mean"]}
+
+    # -- parts of phases ------------------------------------------------------------------------------------
+
+    def _iteration(self, state: Study, unit: Pass, working: list[int], exact: bool) -> Iteration:
+        fits, transform = self._fits_of(state, unit.n_rows), self._transform(state)
+        given = (fits, state.coefficients, state.patterns)
+        if self.params.path == "exact":
+            return iterate(unit, transform, *given, state.gene_squares, working)
+        sketch = Sketch.of(state.sketch, state.basis, state.sketch_gram)
+        anchors = Anchors(
+            state.missed, state.anchor_patterns, state.anchor_genes, state.anchor_cross, state.anchor_small
+        )
+        if exact:
+            return anchor(unit, transform, sketch, anchors, *given, state.gene_squares, working)
+        return iterate_on_sketch(unit, sketch, anchors, *given, working)
+
+    def _is_anchor(self, iteration: int) -> bool:
+        """Say whether an iteration, counted from 1, reads the data."""
+        first, every = self.params.exact_iterations, self.params.anchor_every
+        return iteration <= first or (iteration - first) % every == 0
+
+    def _make_room(self, state: Study, n_spots: int, n_columns: int) -> None:
+        """Make room for the anchors of a stack."""
+        if self.params.path == "exact":
+            return
+        shape = (n_spots, self.facts.n_genes, state.basis.shape[1], n_columns)
+        anchors = Anchors.room_for(*shape, self.dtype)
+        state.missed, state.anchor_patterns = anchors.missed, anchors.patterns
+        state.anchor_genes, state.anchor_cross = anchors.genes, anchors.cross
+        state.anchor_small = anchors.small
+
+    def _products(self, state: Study, unit: Pass, fits: Fits) -> np.ndarray:
+        if self.params.perturbation == "spots":  # the spots differ: the genes are what can be compared
+            return state.coefficients.T @ state.coefficients
+        return compare(unit, self._transform(state), fits, state.coefficients, state.patterns)
+
+    def _entry(self, state: Study, own: slice, products: np.ndarray, rank: int) -> dict[str, Any]:
+        losses = state.last_loss[own]
+        return {
+            "rank": rank,
+            **vars(instability(products, self.params.replicates)),
+            "loss": float(losses.mean()),
+            "losses": losses.tolist(),
+            "iterations": state.n_iterations[own].tolist(),
+        }
+
+    def _pca(self, state: Study, fits: Fits, n_spots: int) -> dict[str, float]:
+        found = pca_instability(state.basis, state.sketch_gram, state.gene_sums, n_spots, fits)
+        return {"pca_mean": found.hungarian_mean, "pca_sd": found.hungarian_sd}
+
+    @property
+    def _groups(self) -> list[tuple[int, ...]]:
+        """Ranks whose fits are stacked, stack after stack."""
+        ranks, size = self.params.ranks, self.params.ranks_together or 1
+        return [ranks[at : at + size] for at in range(0, len(ranks), size)]
+
+    def _is_last(self, state: Study) -> bool:
+        return state.turn == len(self._groups)
+
+    def _ranks(self, state: Study) -> tuple[int, ...]:
+        return (state.rank,) if self._is_last(state) else self._groups[state.turn]
+
+    def _fits_of(self, state: Study, n_spots: int) -> Fits:
+        if self._fits is None or self._fits[0] != state.turn:
+            params, ranks, n_genes = self.params, self._ranks(state), self.facts.n_genes
+            if self._is_last(state):
+                fits = whole(ranks[0], n_genes)
+            else:
+                fits = perturbed(params.perturbation, self.seed, ranks, params.replicates, n_spots, n_genes)
+            self._fits = (state.turn, fits)
+        return self._fits[1]
+
+    def _transform(self, state: Study) -> Transform:
+        return Transform("log" if state.logged else "none", self.facts.target_sum, self.dtype)
+
+
+@dataclass(frozen=True)
+class Model:
+    """staNMF on one atlas.
+
+    Parameters
+    ----------
+    method
+        What the loop runs.
+    """
+
+    method: StaNmfMethod
+
+    def line(self, metrics: Mapping[str, float]) -> str | None:
+        """Return what to tell people of a step: the curve as it grows."""
+        if "instability" not in metrics:
+            return None
+        rank, loss = metrics["rank"], metrics["loss"]
+        return f"rank {rank:.0f}: instability {metrics['instability']:.3f}, loss {loss:.4f}"
+
+    def infer(self, state: Study, batch: SliceBatch) -> dict[str, np.ndarray]:
+        """Return the patterns of a tile's spots, shape (n, K)."""
+        return {"stanmf_patterns": state.patterns[batch.rows[: batch.n_core]].astype(np.float32)}
+
+    def result(self, state: Study) -> Result:
+        """Return coefficients, the curve and the chosen rank."""
+        curve: dict[str, Any] = {}
+        for mine, theirs in _CURVE.items():
+            if theirs in state.curve[0]:
+                curve[mine] = np.array([entry[theirs] for entry in state.curve])
+        uns = {
+            **curve,
+            "rank": state.rank,
+            "loss": float(state.last_loss[0]),
+            "gene_squares": state.gene_squares,
+            "gene_sums": state.gene_sums,
+            "transform": "log" if state.logged else "none",
+        }
+        quality = {
+            "rank": state.rank,
+            "instability": {
+                str(entry["rank"]): round(float(entry["hungarian_mean"]), 6) for entry in state.curve
+            },
+        }
+        return Result(
+            varm={"stanmf_coefficients": state.coefficients.astype(np.float32)}, uns=uns, quality=quality
+        )
+
+
+#: Names of the curve's columns in the results, and in the state.
+_CURVE = {
+    "ranks": "rank",
+    "instability_hungarian_mean": "hungarian_mean",
+    "instability_hungarian_sd": "hungarian_sd",
+    "instability_amari_mean": "amari_mean",
+    "instability_amari_sd": "amari_sd",
+    "instability_pca_mean": "pca_mean",
+    "instability_pca_sd": "pca_sd",
+    "losses": "losses",
+    "iterations": "iterations",
+}
+
+
+def build(params: Params, facts: AtlasFacts, device: str, seed: int) -> Model:
+    """Return staNMF for an atlas.
+
+    Parameters
+    ----------
+    params
+        Checked parameters.
+    facts
+        What is known of the atlas.
+    device
+        Not used: the sweeps run on the CPU.
+    seed
+        The user's seed.
+    """
+    return Model(StaNmfMethod(params, facts, seed))
