@@ -350,7 +350,7 @@ class Preparation:
         if n_genes < self.needs.min_genes:
             raise BadInput(
                 f"the model needs at least {self.needs.min_genes} genes and the slices share "
-                f"{n_genes} usable ones; lower --n-factors, raise --n-hvgs, or take --genes union"
+                f"{n_genes} usable ones; ask for fewer factors, raise --n-hvgs, or take --genes union"
             )
 
     def _order(self, key: str) -> dict[str, Any]:
@@ -516,7 +516,7 @@ class Preparation:
     def _facts(self) -> AtlasFacts:
         vector = self.working.vector
         offsets = vector("offsets")
-        components = {}
+        components: dict[str, Any] = {}
         if self.settled.n_components:
             components = {name: vector(name) for name in ("components", "centres", "component_scale")}
         return AtlasFacts(

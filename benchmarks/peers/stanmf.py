@@ -1,12 +1,12 @@
-"""The stability study as published, one scikit-learn fit after the other, and here, on the same resampled genes.
+"""The stability study as published, one scikit-learn fit after the other, and here, on the same genes.
 
 usage: python benchmarks/peers/stanmf.py DATA [--ranks 4-12] [--replicates 8] [--published-replicates 8]
 
 DATA is an h5ad file or a SpatialData store; its counts are log-normalised and held dense for the published
-procedure: NMF(init="nndsvda", solver="cd", tol=1e-4, max_iter=200) on every resampled matrix, float64. Set the
-threads outside (OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1) and compare processor times. The published fits are the
-long part: they are kept in --cache, fit by fit, and not repeated. With fewer published replicates than
-replicates their time is scaled up to as many, and the curve compared is that of the first replicates only.
+procedure: NMF(init="nndsvda", solver="cd", tol=1e-4, max_iter=200) on every resampled matrix, float64. Set
+the threads outside (OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1) and compare processor times. The published fits
+are the long part: they are kept in --cache, rank by rank, and not repeated. With fewer published replicates
+than replicates their time is scaled up to as many; the curve is then compared with --replicates as few.
 """
 
 from __future__ import annotations
@@ -117,10 +117,12 @@ def main() -> None:
     rows = {}
     for path in args.paths.split(","):
         rows[path] = ours(counts, ranks=ranks, replicates=args.replicates, path=path, **given)
-        print(f"{path}: {rows[path][1]:.0f} s", [round(e["hungarian_mean"], 4) for e in rows[path][0]], flush=True)
+        curve = [round(entry["hungarian_mean"], 4) for entry in rows[path][0]]
+        print(f"{path}: {rows[path][1]:.0f} s", curve, flush=True)
     old = published(counts, ranks, n_published, args.cache)
     spent = sum(old[str(rank)]["cpu_s"] for rank in ranks) * args.replicates / n_published
-    print(f"published: {spent:.0f} s of processor time" + (" (scaled up)" if n_published < args.replicates else ""))
+    scaled = " (scaled up)" if n_published < args.replicates else ""
+    print(f"published: {spent:.0f} s of processor time{scaled}")
     for path, (curve, seconds, rank) in rows.items():
         print(f"{path}: {seconds:.0f} s, {spent / seconds:.1f}x as fast, rank {rank}")
         print("rank  published (sd)   here (sd)        difference  largest difference of a fit's loss")

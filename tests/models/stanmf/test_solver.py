@@ -1,0 +1,236 @@
+"""The tiled iterations against scikit-learn and the plain formulas, in float64."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.decomposition import NMF, non_negative_factorization
+from small_studies import OFFSETS, counts_of, log_values, passes_of
+
+from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_sketch
+from atlasnmf.models.stanmf.perturb import gene_draws, perturbed
+from atlasnmf.models.stanmf.sketch import first_directions, moments_and_range, project, widen
+from atlasnmf.models.stanmf.solver import Fits, iterate
+from atlasnmf.models.stanmf.start import nndsvda, singular
+from atlasnmf.models.stanmf.values import Transform
+
+LOG = Transform("log", 1e4, np.float64)
+
+
+def random_start(n_genes, n_columns, seed=1):
+    rng = np.random.default_rng(seed)
+    return rng.random((OFFSETS[-1], n_columns)), rng.random((n_genes, n_columns))
+
+
+def run(counts, fits, patterns, coefficients, n_iterations, **passes):
+    unit, squares = passes_of(counts, **passes).whole(), (log_values(counts) ** 2).sum(axis=0)
+    for _ in range(n_iterations):
+        found = iterate(unit, LOG, fits, coefficients, patterns, squares, range(fits.n_fits))
+        coefficients = found.coefficients
+    return patterns, coefficients, found
+
+
+@pytest.mark.parametrize("tile_spots", [13, 1000])
+def test_thirty_iterations_are_those_of_scikit_learn(tile_spots):
+    """Fits of different rank, each with its own resampled genes, in one stack."""
+    counts = counts_of()
+    n_genes, widths = counts.shape[1], (3, 5)
+    weights = np.stack([gene_draws(0, k, 0, n_genes) for k in widths], axis=1)
+    fits = Fits(widths, weights)
+    patterns, coefficients = random_start(n_genes, 8)
+    first, second = patterns.copy(), coefficients.copy()
+    patterns, coefficients, found = run(counts, fits, patterns, coefficients, 30, tile_spots=tile_spots)
+    for fit, (a, b) in enumerate(fits.spans):
+        drawn = np.repeat(np.arange(n_genes), weights[:, fit].astype(int))
+        x = log_values(counts)[:, drawn]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            w, h, _ = non_negative_factorization(
+                x,
+                W=first[:, a:b].copy(),
+                H=second[drawn, a:b].T.copy(),
+                n_components=b - a,
+                init="custom",
+                max_iter=30,
+                tol=0,
+            )
+        np.testing.assert_allclose(patterns[:, a:b], w, atol=1e-8)
+        np.testing.assert_allclose(coefficients[drawn, a:b].T, h, atol=1e-8)
+        loss = ((x - w @ h) ** 2).sum() / (x**2).sum()
+        assert found.losses[fit] == pytest.approx(loss, rel=1e-9)
+
+
+def test_resampled_spots_are_rows_drawn_again():
+    counts = counts_of()
+    fits = perturbed("spots", 0, (3,), 2, len(counts), counts.shape[1])
+    patterns, coefficients = random_start(counts.shape[1], 6)
+    first, second = patterns.copy(), coefficients.copy()
+    patterns, coefficients, _ = run(counts, fits, patterns, coefficients, 5)
+    for fit, (a, b) in enumerate(fits.spans):
+        drawn = np.repeat(np.arange(len(counts)), fits.spot_weights[:, fit])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _, h, _ = non_negative_factorization(
+                log_values(counts)[drawn],
+                W=first[drawn, a:b].copy(),
+                H=second[:, a:b].T.copy(),
+                n_components=b - a,
+                init="custom",
+                max_iter=5,
+                tol=0,
+            )
+        np.testing.assert_allclose(coefficients[:, a:b].T, h, atol=1e-9)
+
+
+def test_only_the_fits_at_work_move():
+    counts = counts_of()
+    fits = perturbed("genes", 0, (2, 3), 2, len(counts), counts.shape[1])
+    patterns, coefficients = random_start(counts.shape[1], fits.n_columns)
+    all_patterns, some_patterns = patterns.copy(), patterns.copy()
+    unit, squares = passes_of(counts).whole(), (log_values(counts) ** 2).sum(axis=0)
+    whole = iterate(unit, LOG, fits, coefficients, all_patterns, squares, range(4))
+    some = iterate(unit, LOG, fits, coefficients, some_patterns, squares, [1, 3])
+    for fit, (a, b) in enumerate(fits.spans):
+        expected = (all_patterns, whole.coefficients) if fit in (1, 3) else (patterns, coefficients)
+        np.testing.assert_allclose(some_patterns[:, a:b], expected[0][:, a:b], atol=1e-13)
+        np.testing.assert_allclose(some.coefficients[:, a:b], expected[1][:, a:b], atol=1e-13)
+    assert np.isnan(some.losses[[0, 2]]).all()
+
+
+def test_patterns_found_anew_solve_least_squares():
+    counts = counts_of()
+    fits = perturbed("genes", 0, (3,), 1, len(counts), counts.shape[1])
+    _, coefficients = random_start(counts.shape[1], 3)
+    kept = np.ones((len(counts), 3))
+    squares = (log_values(counts) ** 2).sum(axis=0)
+    unit = passes_of(counts).whole()
+    for _ in range(40):
+        iterate(unit, LOG, fits, coefficients, kept, squares, [0])
+    found = iterate(unit, LOG, fits, coefficients, np.empty((len(counts), 0)), squares, [0])
+    solved = iterate(unit, LOG, fits, coefficients, kept, squares, [0])
+    assert found.losses[0] == pytest.approx(solved.losses[0], rel=1e-3)
+
+
+def sketch_of(counts, width):
+    unit = passes_of(counts).whole()
+    basis = first_directions(counts.shape[1], width, 0)
+    for _ in range(3):
+        _, product = moments_and_range(unit, LOG, basis)
+        basis = widen(product)
+    rows = np.empty((len(counts), basis.shape[1]))
+    gram = project(unit, LOG, basis, rows)
+    return unit, basis, rows, gram
+
+
+def test_the_sketch_holds_the_leading_directions():
+    counts = counts_of()
+    x = log_values(counts)
+    unit, basis, rows, gram = sketch_of(counts, 12)
+    np.testing.assert_allclose(rows, x @ basis, atol=1e-9)
+    np.testing.assert_allclose(gram, rows.T @ rows, atol=1e-7)
+    best = (np.linalg.svd(x, compute_uv=False)[12:] ** 2).sum()
+    left = ((x - rows @ basis.T) ** 2).sum()
+    assert best <= left * (1 + 1e-12) < 1.15 * best
+    moments, _ = moments_and_range(unit, LOG, basis)
+    np.testing.assert_allclose(moments.sums, x.sum(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(moments.squares, (x**2).sum(axis=0), rtol=1e-12)
+
+
+def plain_start(x, rank):
+    """NNDSVDa as Boutsidis & Gallopoulos write it, zeros filled with the mean."""
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    w, h = np.zeros((len(x), rank)), np.zeros((rank, x.shape[1]))
+    w[:, 0], h[0] = np.sqrt(s[0]) * np.abs(u[:, 0]), np.sqrt(s[0]) * np.abs(vt[0])
+    for k in range(1, rank):
+        parts = []
+        for sign in (1, -1):
+            left, right = np.maximum(sign * u[:, k], 0), np.maximum(sign * vt[k], 0)
+            parts.append((np.linalg.norm(left) * np.linalg.norm(right), left, right))
+        size, left, right = max(parts, key=lambda part: part[0])
+        w[:, k] = np.sqrt(s[k] * size) * left / np.linalg.norm(left)
+        h[k] = np.sqrt(s[k] * size) * right / np.linalg.norm(right)
+    for part in (w, h):
+        part[part < 1e-6] = 0
+        part[part == 0] = x.mean()
+    return w, h
+
+
+def test_the_start_is_the_plain_one():
+    """With a sketch as wide as there are genes nothing is lost."""
+    counts = counts_of(n_genes=30)
+    x = log_values(counts)
+    unit, basis, rows, gram = sketch_of(counts, 30)
+    fits = perturbed("genes", 0, (4,), 2, len(counts), 30)
+    found = [singular(basis, gram, weights, 4) for weights in fits.gene_weights.T]
+    patterns = np.empty((len(counts), 8))
+    coefficients = nndsvda(unit, rows, fits, found, x.mean(axis=0), patterns)
+    for fit, (a, b) in enumerate(fits.spans):
+        drawn = np.repeat(np.arange(30), fits.gene_weights[:, fit].astype(int))
+        w, h = plain_start(x[:, drawn], 4)
+        np.testing.assert_allclose(patterns[:, a:b], w, atol=1e-9)
+        np.testing.assert_allclose(coefficients[drawn, a:b].T, h, atol=1e-9)
+
+
+def anchored(counts, width, every, n_iterations=24, n_workers=1, tile_spots=40):
+    _, basis, rows, gram = sketch_of(counts, width)
+    unit = passes_of(counts, tile_spots, n_workers).whole()
+    fits = perturbed("genes", 0, (4,), 3, len(counts), counts.shape[1])
+    sketch = Sketch.of(rows, basis, gram)
+    anchors = Anchors.room_for(len(counts), counts.shape[1], basis.shape[1], 12, np.float64)
+    patterns, coefficients = random_start(counts.shape[1], 12)
+    squares = (log_values(counts) ** 2).sum(axis=0)
+    for index in range(n_iterations):
+        given = (fits, coefficients, patterns)
+        if index < 6 or index % every == 0 or index == n_iterations - 1:
+            found = anchor(unit, LOG, sketch, anchors, *given, squares, range(3))
+        else:
+            found = iterate_on_sketch(unit, sketch, anchors, *given, range(3))
+        coefficients = found.coefficients
+    return fits, patterns, coefficients, found
+
+
+def test_a_sketch_of_full_width_loses_nothing():
+    """Its iterations are the exact ones, whatever the anchors."""
+    counts = counts_of(n_genes=30)
+    fits, patterns, coefficients, _ = anchored(counts, 30, every=100)
+    expected = run(counts, fits, *random_start(30, 12), 24)
+    np.testing.assert_allclose(patterns, expected[0], atol=1e-7)
+    np.testing.assert_allclose(coefficients, expected[1], atol=1e-7)
+
+
+def test_an_anchored_sketch_stays_on_the_exact_path():
+    """The more anchors the nearer, at a quarter of the directions; with an anchor every time it is exact."""
+    counts = counts_of(n_genes=50, depth=1.0)
+    fits, _, _, always = anchored(counts, 12, every=1)
+    often, seldom = (anchored(counts, 12, every=every)[3] for every in (3, 100))
+    exact = run(counts, fits, *random_start(50, 12), 24)[2]
+    np.testing.assert_allclose(always.losses, exact.losses, rtol=1e-12)
+    np.testing.assert_allclose(often.losses, exact.losses, rtol=5e-3)
+    assert np.abs(often.losses - exact.losses).max() < 0.5 * np.abs(seldom.losses - exact.losses).max()
+
+
+@pytest.mark.parametrize("n_workers", [2, 4])
+def test_workers_change_no_bit(n_workers):
+    counts = counts_of()
+    one, many = (anchored(counts, 12, 4, n_workers=n, tile_spots=16) for n in (1, n_workers))
+    np.testing.assert_array_equal(one[1], many[1])
+    np.testing.assert_array_equal(one[2], many[2])
+
+
+def test_a_fit_is_as_good_as_scikit_learns():
+    counts = counts_of()
+    x = log_values(counts)
+    fits = Fits((4,), np.ones((counts.shape[1], 1)))
+    unit, _, rows, gram = sketch_of(counts, 16)
+    _, basis, _, _ = sketch_of(counts, 16)
+    patterns = np.empty((len(counts), 4))
+    found = [singular(basis, gram, fits.gene_weights[:, 0], 4)]
+    coefficients = nndsvda(unit, rows, fits, found, x.mean(axis=0), patterns)
+    _, _, last = run(counts, fits, patterns, coefficients, 200)
+    theirs = NMF(4, init="nndsvda", max_iter=200, tol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs.fit(x)
+    assert last.losses[0] == pytest.approx(theirs.reconstruction_err_**2 / (x**2).sum(), rel=2e-3)
