@@ -13,6 +13,7 @@ from atlasnmf.errors import BadInput
 from atlasnmf.kernels.cpu.unions import connected_triples
 from atlasnmf.metrics import label_codes
 from atlasnmf.metrics.regions import adjacency_on_graph
+from atlasnmf.store.names import natural_key
 
 if TYPE_CHECKING:
     from atlasnmf.schema import Csr
@@ -87,9 +88,7 @@ class Regions:
                 yield found
 
 
-def regions_of(
-    labels: Any, graph: Csr, *, ontology: Ontology | None = None, numbers: np.ndarray | None = None
-) -> Regions:
+def regions_of(labels: Any, graph: Csr, *, ontology: Ontology | None = None) -> Regions:
     """Gather regions of every level from labels of spots.
 
     Parameters
@@ -100,9 +99,8 @@ def regions_of(
         Which spots touch (see :func:`atlasnmf.graph.grid.grid_graph`); a spatial graph of neighbours where
         spots are on no grid.
     ontology
-        Regions that the labelled ones are part of. Without it, the labels are all there is.
-    numbers
-        Number of each spot's region in the ontology; found by short names when not given.
+        Regions that the labelled ones are part of, found by their short names. Without it, the labels are all
+        there is.
 
     Raises
     ------
@@ -113,29 +111,29 @@ def regions_of(
     -----
     Of regions with the same spots, the finest is kept.
     """
-    codes, names = label_codes(labels)
-    if not len(names):
+    codes, found = label_codes(labels)
+    if not len(found):
         raise BadInput("no spot has a region; check the column of regions")
+    # by name, whatever the order of spots
+    order = sorted(range(len(found)), key=lambda place: natural_key(str(found[place])))
+    names = [str(found[place]) for place in order]
+    codes = np.append(np.argsort(order), -1)[codes]
     touching = adjacency_on_graph(codes, graph, len(names))
     if ontology is None:
         contains = np.eye(len(names), dtype=bool)
-        return Regions(tuple(str(name) for name in names), codes, contains, touching)
-    leaves = _numbers_of(codes, names, ontology, numbers)
-    found, contains = ontology.membership(leaves)
-    known = dict(zip(leaves.tolist(), (str(name) for name in names), strict=True))
+        return Regions(tuple(names), codes, contains, touching)
+    leaves = _numbers_of(names, ontology)
+    above, contains = ontology.membership(leaves)
+    known = dict(zip(leaves.tolist(), names, strict=True))
     holds = contains.astype(np.float32)
     adjacent = np.asarray(holds @ touching.astype(np.float32) @ holds.T > 0)
     np.fill_diagonal(adjacent, False)
-    spelled = tuple(known.get(int(number), ontology.acronym(int(number))) for number in found)
+    spelled = tuple(known.get(int(number), ontology.acronym(int(number))) for number in above)
     return Regions(spelled, codes, contains, adjacent)
 
 
-def _numbers_of(codes: np.ndarray, names: Any, ontology: Ontology, numbers: np.ndarray | None) -> np.ndarray:
+def _numbers_of(names: list[str], ontology: Ontology) -> np.ndarray:
     """Return the number of each label; labels the ontology lacks get numbers nobody has."""
-    if numbers is not None:
-        first = np.zeros(len(names), np.int64)
-        first[codes[::-1]] = np.asarray(numbers, np.int64)[::-1]
-        return first
     by_name = dict(zip(ontology.acronyms, ontology.ids.tolist(), strict=True))
     lowest = min(int(ontology.ids.min(initial=0)), 0) - 2
-    return np.array([by_name.get(str(name), lowest - i) for i, name in enumerate(names)], np.int64)
+    return np.array([by_name.get(name, lowest - i) for i, name in enumerate(names)], np.int64)

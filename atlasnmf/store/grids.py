@@ -110,8 +110,9 @@ class ImageFile(Protocol):
 
 def is_image(path: Path) -> bool:
     """Tell an image file from other inputs by its name, and a zarr image from a SpatialData store."""
-    name = path.name.lower()
-    return name.endswith(_SUFFIXES) and not (path / "tables").is_dir()
+    if path.name.lower().endswith(".zarr"):
+        return path.is_dir() and not (path / "tables").is_dir()
+    return path.name.lower().endswith(_SUFFIXES)
 
 
 def stem_of(path: Path) -> str:
