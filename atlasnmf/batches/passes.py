@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.batches.sources import SpotSource
+from atlasnmf.features.components import sample_tiles
 from atlasnmf.reduce.reduction import add
 from atlasnmf.reduce.tiles import stream_tiles
 from atlasnmf.schema import SliceBatch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pass", "Passes"]
 
+#: Blocks of a sample at least, and their rows at most.
+_BLOCKS, _BLOCK_ROWS = 8, 512
 #: What a model keeps of every spot: one array, or several.
 Rows = np.ndarray | tuple[np.ndarray, ...]
 
@@ -64,9 +67,27 @@ class Pass:
         return self._source.n_spots
 
     @property
+    def n_read(self) -> int:
+        """Spots of the tiles of this pass."""
+        return sum(tile.stop - tile.start for tile in self.tiles)
+
+    @property
     def offsets(self) -> np.ndarray:
         """First row of every slice and the total, shape (S + 1,)."""
         return self._source.offsets
+
+    def only(self, slice_index: int) -> Pass:
+        """Return a pass over the tiles of one slice; arrays of rows still have a row for every spot."""
+        tiles = [tile for tile in self.tiles if tile.slice_index == slice_index]
+        return Pass(self._source, tiles, client=self._client, n_workers=self._n_workers)
+
+    def sampled(self, n_spots: int) -> Pass:
+        """Return a pass over about as many spots in evenly spaced blocks; this one when there are no more."""
+        if self.n_rows <= n_spots:
+            return self
+        parts = sample_tiles(self.offsets, n_spots, min(max(n_spots // _BLOCKS, 1), _BLOCK_ROWS))
+        tiles = [Tile(part.index, part.slice_index, part.start, part.stop) for part in parts]
+        return Pass(self._source, tiles, client=self._client, n_workers=self._n_workers)
 
     def reduce(
         self,

@@ -98,9 +98,13 @@ def fit_flops(params: Params, *, n_spots: int, n_genes: int, nnz: float) -> floa
         exact = min(exact, params.exact_iterations + exact // params.anchor_every)
         on_sketch = params.max_iterations - exact
     width = sketch_width(params)
-    data = exact * 4 * n_spots * nnz * columns
-    sketch = on_sketch * 4 * (n_spots + n_genes) * width * columns
-    return data + sketch + params.max_iterations * 4 * (n_spots + n_genes) * squares
+    learned = min(params.learn_spots or n_spots, n_spots)
+    data = exact * 4 * learned * nnz * columns
+    sketch = on_sketch * 4 * (learned + n_genes) * width * columns
+    sweeps = params.max_iterations * 4 * (learned + n_genes) * squares
+    if learned < n_spots:
+        data += 2 * params.last_iterations * 4 * n_spots * nnz * columns
+    return data + sketch + sweeps
 
 
 def _reason(form: Params, needed: float, room: int) -> str:

@@ -23,6 +23,11 @@ from atlasnmf.schema import AtlasFacts, Result, SliceBatch
 
 __all__ = ["Model", "StaNmfMethod", "Study", "build"]
 
+#: Iterations over all spots go on while one still lowers the loss of a fit by more than this share of it.
+_SETTLED = 5e-4
+#: Most of them, for each one asked for.
+_MOST_LAST = 5
+
 
 def _nothing() -> np.ndarray:
     return np.empty((0, 0))
@@ -35,16 +40,17 @@ class Study:
     Parameters
     ----------
     phase
-        ``range``, ``project``, then for every stack of ranks ``start``, ``iterate`` and ``compare``; last the
-        fit of the chosen rank to all data through the same phases; ``done``.
+        ``range``, ``project``, then for every stack of ranks ``start``, ``iterate``, for a large atlas
+        ``spread``, and ``compare``; last the fit of the chosen rank to all data through the same phases;
+        ``done``.
     passes
         Passes of this phase so far.
     turn
         Position of the ranks at work among the stacks; the number of stacks for the last fit.
     logged
         Whether values are log-normalised.
-    basis, sketch, sketch_gram
-        V (G, m), S = X V (n, m), S'S (m, m).
+    basis, sketch, sketch_gram, learned_gram
+        V (G, m), S = X V (n, m), S'S (m, m), and S'S over the spots that are learned from.
     gene_sums, gene_squares
         Moments of the values, shape (G,).
     patterns, coefficients
@@ -68,6 +74,7 @@ class Study:
     basis: np.ndarray = field(default_factory=_nothing)
     sketch: np.ndarray = field(default_factory=_nothing)
     sketch_gram: np.ndarray = field(default_factory=_nothing)
+    learned_gram: np.ndarray = field(default_factory=_nothing)
     gene_sums: np.ndarray = field(default_factory=_nothing)
     gene_squares: np.ndarray = field(default_factory=_nothing)
     patterns: np.ndarray = field(default_factory=_nothing)
@@ -151,6 +158,7 @@ class StaNmfMethod:
     def _project(self, state: Study, unit: Pass) -> dict[str, float]:
         state.sketch = np.empty((unit.n_rows, state.basis.shape[1]), dtype=self.dtype)
         state.sketch_gram = sketching.project(unit, self._transform(state), state.basis, state.sketch)
+        state.learned_gram = sketching.gram_of(self._learned(unit), state.sketch)
         state.enter("start")
         return {"explained": float(np.trace(state.sketch_gram) / state.gene_squares.sum())}
 
@@ -177,6 +185,7 @@ class StaNmfMethod:
         return {}
 
     def _iterate(self, state: Study, unit: Pass) -> dict[str, float]:
+        whole, unit = unit, self._learned(unit)
         last = state.passes >= self.params.max_iterations
         exact = self.params.path == "exact" or self._is_anchor(state.passes) or last
         working = np.flatnonzero(state.at_work)
@@ -191,8 +200,28 @@ class StaNmfMethod:
         if exact:
             state.at_work &= found.violation > self.params.tol * state.first_violation
         if last or not state.at_work.any():
-            state.enter("compare")
+            state.enter("compare" if unit is whole else "spread")
         return {"loss": float(state.last_loss.mean())}
+
+    def _spread(self, state: Study, unit: Pass) -> dict[str, float]:
+        fits, before = self._fits_of(state, unit.n_rows), state.last_loss
+        found = iterate(
+            unit,
+            self._transform(state),
+            fits,
+            state.coefficients,
+            state.patterns,
+            state.gene_squares,
+            range(fits.n_fits),
+            anew=state.passes == 1,
+        )
+        state.coefficients, state.last_loss = found.coefficients, found.losses
+        state.n_iterations += 1
+        # the loss before the second pass is that of patterns found anew, or of other spots
+        settled = state.passes > 2 and bool((before - found.losses < _SETTLED * before).all())
+        if state.passes >= self.params.last_iterations * (1 if settled else _MOST_LAST):
+            state.enter("compare")
+        return {"loss": float(state.last_loss.mean()), "settled": float(settled)}
 
     def _compare(self, state: Study, unit: Pass) -> dict[str, float]:
         if self._is_last(state):
@@ -220,15 +249,20 @@ class StaNmfMethod:
     def _iteration(self, state: Study, unit: Pass, working: list[int], exact: bool) -> Iteration:
         fits, transform = self._fits_of(state, unit.n_rows), self._transform(state)
         given = (fits, state.coefficients, state.patterns)
+        squares = state.gene_squares * (unit.n_read / unit.n_rows)
         if self.params.path == "exact":
-            return iterate(unit, transform, *given, state.gene_squares, working)
-        sketch = Sketch.of(state.sketch, state.basis, state.sketch_gram)
+            return iterate(unit, transform, *given, squares, working)
+        sketch = Sketch.of(state.sketch, state.basis, state.learned_gram)
         anchors = Anchors(
             state.missed, state.anchor_patterns, state.anchor_genes, state.anchor_cross, state.anchor_small
         )
         if exact:
-            return anchor(unit, transform, sketch, anchors, *given, state.gene_squares, working)
+            return anchor(unit, transform, sketch, anchors, *given, squares, working)
         return iterate_on_sketch(unit, sketch, anchors, *given, working)
+
+    def _learned(self, unit: Pass) -> Pass:
+        """Return the pass over the spots that coefficients are learned from."""
+        return unit.sampled(self.params.learn_spots or unit.n_rows)
 
     def _is_anchor(self, iteration: int) -> bool:
         """Say whether an iteration, counted from 1, reads the data."""

@@ -77,6 +77,15 @@ class Params(Options):
         30, ge=1, description="First iterations of a fit that read the data on the compressed path."
     )
     anchor_every: int = Field(6, ge=1, description="Afterwards every so many iterations read the data.")
+    learn_spots: int = Field(
+        65_536,
+        ge=0,
+        description="Spots, in blocks from everywhere, that the coefficients of a larger atlas are learned "
+        "from before all spots are gone over; 0 learns from all.",
+    )
+    last_iterations: int = Field(
+        3, ge=1, description="Iterations over all spots after that, and more until the loss settles."
+    )
     ranks_together: int | None = Field(
         None,
         ge=1,
@@ -116,7 +125,7 @@ class Params(Options):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "published": {"replicates": 100, "path": "exact", "precision": "double"},
+    "published": {"replicates": 100, "path": "exact", "precision": "double", "learn_spots": 0},
 }
 
 

@@ -15,7 +15,7 @@ from atlasnmf.models.stanmf.values import Transform
 from atlasnmf.schema import SliceBatch
 from atlasnmf.seeds import rng_for
 
-__all__ = ["Moments", "first_directions", "moments_and_range", "project", "widen"]
+__all__ = ["Moments", "first_directions", "gram_of", "moments_and_range", "project", "widen"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,17 @@ def widen(product: np.ndarray) -> np.ndarray:
 def project(unit: Pass, transform: Transform, basis: np.ndarray, sketch: np.ndarray) -> np.ndarray:
     """Fill a sketch with X V in one pass and return its products with itself, float64, shape (m, m)."""
     return unit.reduce(_Project(transform, basis.astype(transform.dtype)), rows=sketch)
+
+
+def gram_of(unit: Pass, sketch: np.ndarray) -> np.ndarray:
+    """Return the products of a sketch's rows, those of the pass, with themselves, float64, shape (m, m)."""
+    return unit.sweep(_Gram(), sketch)
+
+
+@dataclass(frozen=True)
+class _Gram:
+    def __call__(self, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return (own.T @ own).astype(np.float64), own
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,8 @@ def iterate(
     patterns: np.ndarray,
     gene_squares: np.ndarray,
     at_work: Sequence[int],
+    *,
+    anew: bool = False,
 ) -> Iteration:
     """Take one exact iteration of some fits: sweep the patterns tile by tile, then the coefficients.
 
@@ -198,6 +200,8 @@ def iterate(
         Sum of squares of every gene's values, shape (G,).
     at_work
         Fits to iterate; the others stay.
+    anew
+        Find the patterns from A alone, whatever they were.
 
     Notes
     -----
@@ -206,7 +210,7 @@ def iterate(
     """
     task = Task.of(fits, coefficients, at_work)
     beside = () if fits.spot_weights is None else (fits.spot_weights,)
-    sums: Sums = unit.reduce(_OnData(transform, task), rows=patterns, beside=beside)
+    sums: Sums = unit.reduce(_OnData(transform, task, anew), rows=patterns, beside=beside)
     cross = sums.cross.astype(coefficients.dtype)
     swept, violation = sweep_genes(fits, task, coefficients, cross, sums)
     return Iteration(swept, violation, losses_of(fits, task, swept, cross, sums.grams, gene_squares))
@@ -218,17 +222,21 @@ class _OnData:
 
     transform: Transform
     task: Task
+    anew: bool
 
     def __call__(
         self, batch: SliceBatch, own: np.ndarray, draws: np.ndarray | None = None
     ) -> tuple[Sums, np.ndarray]:
         values = self.transform(batch)
-        kept, patterns, violation = sweep_spots(self.task, values.dot(self.task.weighted), own)
+        cross = values.dot(self.task.weighted)
+        kept, patterns, violation = sweep_spots(self.task, cross, own, anew=self.anew)
         left, grams = spot_sums(self.task, patterns, draws)
         return Sums(values.t_dot(left).astype(np.float64), grams, violation), kept
 
 
-def sweep_spots(task: Task, cross: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sweep_spots(
+    task: Task, cross: np.ndarray, own: np.ndarray, *, anew: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sweep the patterns of the spots of a tile.
 
     Parameters
@@ -239,6 +247,8 @@ def sweep_spots(task: Task, cross: np.ndarray, own: np.ndarray) -> tuple[np.ndar
         X diag(w) A of the tile, shape (t, c).
     own
         Patterns of all fits of the stack, shape (t, C); or (t, 0) where none are kept.
+    anew
+        Do not start from them.
 
     Returns
     -------
@@ -253,7 +263,7 @@ def sweep_spots(task: Task, cross: np.ndarray, own: np.ndarray) -> tuple[np.ndar
     for fit, (gram, (a, b), (start, stop)) in enumerate(
         zip(task.grams, task.spans, task.places, strict=True)
     ):
-        if own.shape[1]:
+        if own.shape[1] and not anew:
             patterns[:, a:b], violation[fit] = hals_sweep(own[:, start:stop], gram, cross[:, a:b])
         else:
             patterns[:, a:b], violation[fit] = fresh(gram, cross[:, a:b])

@@ -181,3 +181,17 @@ def test_the_form_follows_the_budget():
     )
     asked = settle(Params(ranks="8-10", replicates=10, path="exact"), **sizes, array_bytes=10**11)[0]
     assert (asked.path, asked.ranks_together) == ("exact", 3)
+
+
+def test_coefficients_learned_from_some_spots_serve_all():
+    counts = separate()
+    _, some = study(counts, precision="double", learn_spots=90, **QUICK)
+    _, every = study(counts, precision="double", **QUICK)
+    assert some.rank == every.rank == 4
+    for one, other in zip(some.curve, every.curve, strict=True):
+        assert one["loss"] < 1.01 * other["loss"]  # half of so few spots
+        assert one["hungarian_mean"] == pytest.approx(other["hungarian_mean"], abs=0.03)
+    x = log_values(counts)
+    coefficients = some.coefficients.astype(float)
+    left = ((x - some.patterns @ coefficients.T) ** 2).sum() / (x**2).sum()
+    assert some.last_loss[0] == pytest.approx(left, rel=1e-6)
