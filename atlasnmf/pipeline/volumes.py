@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -239,9 +240,8 @@ def write_volumes(
     with (
         create_store(out, overwrite=overwrite) as store,
         tempfile.TemporaryDirectory(dir=store.path, prefix=".fill-") as folder,
+        closing(_GeneFile(Path(folder) / "values", len(voxels))) as values,
     ):
-        shape = (len(volumes.genes), len(voxels))
-        values = np.memmap(Path(folder) / "values", np.float32, "w+", shape=shape)
         missing_in = _gather(volumes, inside, values, events)
         kept = missing_in < options.drop_share * len(volumes.genes)
         if not kept.any():
@@ -255,14 +255,44 @@ def write_volumes(
             parts["obs"] |= _region_columns(numbers, ontology, events)
             if ontology is not None:
                 parts["uns"]["ontology"] = ontology.record()
-        _write_table(store, safe_name(table), volumes, voxels, values, kept, filled, parts, options)
-        del values
+        _write_table(store, safe_name(table), volumes, voxels, values, filled, parts, options)
         n_genes = int(filled.usable.sum())
         left_out = tuple(np.array(volumes.genes, dtype=object)[~filled.usable])
         n_kept_missing = float(filled.missing[filled.usable].mean()) if n_genes else 0.0
     return VolumeOutcome(
         str(out), len(voxels), int((~kept).sum()), n_genes, left_out, n_kept_missing, filled.score
     )
+
+
+class _GeneFile:
+    """Values of all genes in a scratch file, one gene after the other; a gene or a run of it in memory.
+
+    Parameters
+    ----------
+    path
+        The file, made here.
+    n_voxels
+        Room for each gene.
+    """
+
+    def __init__(self, path: Path, n_voxels: int) -> None:
+        self.n_voxels = n_voxels
+        self._file = open(path, "w+b")  # noqa: SIM115 - closed by close()
+
+    def write(self, gene: int, row: np.ndarray) -> None:
+        """Keep the values of a gene, at most ``n_voxels``, from the first place on."""
+        self._file.seek(4 * gene * self.n_voxels)
+        self._file.write(np.ascontiguousarray(row, np.float32).tobytes())
+
+    def read(self, gene: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return a run of a gene's values, float32."""
+        stop = self.n_voxels if stop is None else stop
+        self._file.seek(4 * (gene * self.n_voxels + start))
+        return np.frombuffer(self._file.read(4 * (stop - start)), np.float32)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
 
 
 def _require_disk(out: Path, n_values: int) -> None:
@@ -275,9 +305,9 @@ def _require_disk(out: Path, n_values: int) -> None:
         )
 
 
-def _gather(volumes: GeneVolumes, inside: np.ndarray, values: np.ndarray, events: Events) -> np.ndarray:
+def _gather(volumes: GeneVolumes, inside: np.ndarray, values: _GeneFile, events: Events) -> np.ndarray:
     """Read every gene into its row, NaN where missing; return how many genes lack each voxel."""
-    missing_in = np.zeros(values.shape[1], np.int64)
+    missing_in = np.zeros(values.n_voxels, np.int64)
     n_negative = 0
     with events.stage("read volumes", total=len(volumes.genes), unit="genes") as advance:
         for gene, name in enumerate(volumes.genes):
@@ -291,7 +321,7 @@ def _gather(volumes: GeneVolumes, inside: np.ndarray, values: np.ndarray, events
             n_negative += int(negative.sum())
             row[negative] = 0.0
             missing_in += np.isnan(row)
-            values[gene] = row
+            values.write(gene, row)
             advance(1)
     if n_negative:
         events.warn(f"{n_negative} negative values inside the mask are set to 0 (missing ones are NaN or -1)")
@@ -309,7 +339,7 @@ class _Filled:
 
 
 def _fill(
-    values: np.ndarray,
+    values: _GeneFile,
     kept: np.ndarray,
     positions: np.ndarray,
     options: VolumeOptions,
@@ -321,7 +351,7 @@ def _fill(
     total = NOTHING_HIDDEN
     with events.stage("fill missing values", total=n_genes, unit="genes") as advance:
         for gene in range(n_genes):
-            row = np.array(values[gene][kept])
+            row = values.read(gene)[kept]
             missing[gene] = np.isnan(row).mean()
             usable[gene] = missing[gene] < 1
             if usable[gene]:
@@ -332,7 +362,7 @@ def _fill(
                     )
                     r2[gene] = score.r2
                     total = total + score
-                values[gene, kept] = fill_missing(row, positions, n_neighbors=options.n_neighbors)
+                values.write(gene, fill_missing(row, positions, n_neighbors=options.n_neighbors))
             advance(1)
     if not usable.any():
         raise BadInput("no gene has a measured voxel inside the mask; check the mask and the images")
@@ -376,8 +406,7 @@ def _write_table(
     name: str,
     volumes: GeneVolumes,
     voxels: np.ndarray,
-    values: np.ndarray,
-    kept: np.ndarray,
+    values: _GeneFile,
     filled: _Filled,
     parts: dict[str, dict[str, Any]],
     options: VolumeOptions,
@@ -385,20 +414,20 @@ def _write_table(
     import pandas as pd
 
     grid = volumes.grid
-    columns = np.flatnonzero(kept)
     usable = np.flatnonzero(filled.usable)
     writer = store.table(name, n_genes=len(usable), dtype=np.float32, dense=True)
     step = max(_BLOCK_BYTES // (4 * len(usable)), 1)
     for start in range(0, len(voxels), step):
-        run = columns[start : start + step]
-        lo, hi = run[0], run[-1] + 1
-        block = np.asarray(values[:, lo:hi])[np.ix_(usable, run - lo)]
+        stop = min(start + step, len(voxels))
+        block = np.empty((stop - start, len(usable)), np.float32)
+        for column, gene in enumerate(usable.tolist()):
+            block[:, column] = values.read(gene, start, stop)
         writer.append(
-            np.ascontiguousarray(block.T),
+            block,
             obsm={
-                "spatial": grid.positions(voxels[start : start + step]),
-                "voxel": voxels[start : start + step].astype(np.int32),
-                **{key: value[start : start + step] for key, value in parts["obsm"].items()},
+                "spatial": grid.positions(voxels[start:stop]),
+                "voxel": voxels[start:stop].astype(np.int32),
+                **{key: value[start:stop] for key, value in parts["obsm"].items()},
             },
         )
     names = [f"v{i}_{j}_{k}" for i, j, k in voxels.tolist()]
@@ -414,7 +443,7 @@ def _write_table(
             "method": "nearest measured voxels weighted by one over their distance",
             "n_neighbors": options.n_neighbors,
             "drop_share": options.drop_share,
-            "n_dropped": int((~kept).sum()),
+            "n_dropped": values.n_voxels - len(voxels),
             "holdout": options.holdout,
             "seed": options.seed,
             "missing_share": float(filled.missing[usable].mean()),

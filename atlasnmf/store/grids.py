@@ -171,8 +171,10 @@ class _Nifti:
         import nibabel
 
         self.path = path
-        # kept open, a compressed file is read on from where the last image ended
-        self._image = cast(Any, nibabel.load(path, keep_file_open=True))  # type: ignore[call-arg]
+        self._image = cast(Any, nibabel.load(path))
+        if len(self._image.shape) > 3:
+            # kept open, a compressed file is read on from where the last image ended
+            self._image = cast(Any, nibabel.load(path, keep_file_open=True))  # type: ignore[call-arg]
         shape = tuple(int(size) for size in self._image.shape)
         self.shape = shape[:3] + shape[4:] if len(shape) == 5 and shape[3] == 1 else shape
         self._five = len(shape) == 5

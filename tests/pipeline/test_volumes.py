@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel
 import nrrd
@@ -16,6 +17,7 @@ from atlasnmf.features.fill import fill_missing
 from atlasnmf.pipeline.volumes import VolumeOptions, ingest_volumes
 from atlasnmf.store.atlas import open_atlas
 from atlasnmf.store.grids import Grid
+from atlasnmf.store.volumes import open_volumes
 
 SHAPE = (9, 7, 8)
 AFFINE = np.array([[0.2, 0, 0, -1], [0, 0.2, 0, 2], [0, 0, 0.4, 0], [0, 0, 0, 1]])
@@ -309,3 +311,13 @@ def test_equal_distances_are_equal_whatever_the_affine():
     sheared = np.array([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     distances = np.linalg.norm(Grid((6, 6, 6), sheared, "voxel").lattice(voxels), axis=1)
     np.testing.assert_allclose(distances, np.linalg.norm(voxels @ sheared[:3, :3].T, axis=1), rtol=1e-3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted on Linux")
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_files_are_not_kept_open(tmp_path, brain, suffix):
+    volumes = open_volumes(brain.nifti(tmp_path / "in", suffix))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    images = [volumes.image(gene) for gene in range(4)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    np.testing.assert_array_equal(images[3], brain.images["Rorb"])
