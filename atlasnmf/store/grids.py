@@ -171,7 +171,7 @@ class _Nifti:
         import nibabel
 
         self.path = path
-        self._image = cast(Any, nibabel.load(path))
+        self._image = cast(Any, nibabel.load(path, mmap=False))  # type: ignore[call-arg]
         if len(self._image.shape) > 3:
             # kept open, a compressed file is read on from where the last image ended
             self._image = cast(Any, nibabel.load(path, keep_file_open=True))  # type: ignore[call-arg]
