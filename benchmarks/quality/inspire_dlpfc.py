@@ -88,12 +88,6 @@ def atlas_of(options: str) -> MemoryAtlas:
     return build_atlas(load_slices(SLICES, "layer"), **kwargs)
 
 
-def figures(embeddings: list[np.ndarray], atlas: MemoryAtlas, seed: int) -> dict:
-    """The mixture's best of five starts, and the ARI of single starts, which users of one start see."""
-    single = [score(embeddings, atlas.labels, seed=s, n_init=1)["ari"] for s in range(3)]
-    return {**score(embeddings, atlas.labels, seed=seed), "single": float(np.median(single))}
-
-
 def rivals() -> list[dict]:
     rows = []
     for name, options, hop in [
@@ -104,7 +98,9 @@ def rivals() -> list[dict]:
         atlas = atlas_of(json.dumps({"scale_genes": "none", "smooth_hops": hop, **options}))
         for seed in range(3):
             embeddings = [scores[:, hop, :20] for scores in atlas.scores]
-            rows.append({"name": name, "group": "rivals", "seed": seed, **figures(embeddings, atlas, seed)})
+            rows.append(
+                {"name": name, "group": "rivals", "seed": seed, **score(embeddings, atlas.labels, seed=seed)}
+            )
     return rows
 
 
@@ -147,7 +143,12 @@ def main(out: Path, groups: list[str]) -> None:
                 atlas = atlas_of(json.dumps(options, sort_keys=True))
                 params = Params(**({"encoder": "lgcn", "steps": STEPS} | given))
                 embeddings, last, seconds = train(atlas, params, seed)
-                row = {"name": name, "group": group, "seed": seed, **figures(embeddings, atlas, seed)}
+                row = {
+                    "name": name,
+                    "group": group,
+                    "seed": seed,
+                    **score(embeddings, atlas.labels, seed=seed),
+                }
                 put(row | {"ms_step": 1e3 * seconds, "nmf": last.get("nmf")})
 
 
@@ -157,18 +158,16 @@ def read(out: Path) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     lines = [
-        "| variant | seeds | ARI | range | single start | NMI | ASW |",
-        "|---|---|---|---|---|---|---|",
+        "| variant | seeds | ARI | range | NMI | ASW |",
+        "|---|---|---|---|---|---|",
     ]
     names = list(dict.fromkeys(row["name"] for row in rows))
     for name in names:
         part = [row for row in rows if row["name"] == name]
-        ari, single, nmi, asw = (
-            np.array([row[key] for row in part]) for key in ("ari", "single", "nmi", "asw")
-        )
+        ari, nmi, asw = (np.array([row[key] for row in part]) for key in ("ari", "nmi", "asw"))
         lines.append(
             f"| {name} | {len(part)} | {np.median(ari):.3f} | {ari.min():.3f}–{ari.max():.3f} "
-            f"| {np.median(single):.3f} | {np.median(nmi):.3f} | {np.median(asw):.3f} |"
+            f"| {np.median(nmi):.3f} | {np.median(asw):.3f} |"
         )
     return "\n".join(lines)
 
