@@ -35,7 +35,7 @@ def pca_instability(
     sums = basis.T @ gene_sums
     centred = gram - np.outer(sums, sums) / n_spots
     turns = [
-        singular(basis, centred, weights, width).turn
+        singular(basis, centred, weights, width).left
         for weights, width in zip(fits.gene_weights.T, fits.widths, strict=True)
     ]
     turn = np.concatenate(turns, axis=1)

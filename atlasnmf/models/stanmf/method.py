@@ -17,12 +17,14 @@ from atlasnmf.models.stanmf.instability import choose_rank, instability
 from atlasnmf.models.stanmf.params import Params, sketch_width
 from atlasnmf.models.stanmf.perturb import perturbed, random_start, whole, widened
 from atlasnmf.models.stanmf.solver import Fits, Iteration, compare, iterate
-from atlasnmf.models.stanmf.start import nndsvda, singular
+from atlasnmf.models.stanmf.start import nndsvda, right_vectors, sharpen
 from atlasnmf.models.stanmf.values import Transform
 from atlasnmf.schema import AtlasFacts, Result, SliceBatch
 
 __all__ = ["Model", "StaNmfMethod", "Study", "build"]
 
+#: Subspace iterations that sharpen the singular vectors a fit starts from.
+_SHARPENINGS = 4
 #: Iterations over all spots go on while one still lowers the loss of a fit by more than this share of it.
 _SETTLED = 5e-4
 #: Most of them, for each one asked for.
@@ -40,9 +42,9 @@ class Study:
     Parameters
     ----------
     phase
-        ``range``, ``project``, then for every stack of ranks ``start``, ``iterate``, for a large atlas
-        ``spread``, and ``compare``; last the fit of the chosen rank to all data through the same phases;
-        ``done``.
+        ``range``, ``project``, then for every stack of ranks ``start``, ``sharpen``, ``iterate``, for a
+        large atlas ``spread``, and ``compare``; last the fit of the chosen rank to all data through the
+        same phases; ``done``.
     passes
         Passes of this phase so far.
     turn
@@ -53,6 +55,8 @@ class Study:
         V (G, m), S = X V (n, m), S'S (m, m), and S'S over the spots that are learned from.
     gene_sums, gene_squares
         Moments of the values, shape (G,).
+    right
+        Right singular vectors on their way, shape (G, C').
     patterns, coefficients
         D (n, C) and A (G, C) of the stack.
     missed, anchor_patterns, anchor_genes, anchor_cross, anchor_small
@@ -77,6 +81,7 @@ class Study:
     learned_gram: np.ndarray = field(default_factory=_nothing)
     gene_sums: np.ndarray = field(default_factory=_nothing)
     gene_squares: np.ndarray = field(default_factory=_nothing)
+    right: np.ndarray = field(default_factory=_nothing)
     patterns: np.ndarray = field(default_factory=_nothing)
     coefficients: np.ndarray = field(default_factory=_nothing)
     missed: np.ndarray = field(default_factory=_nothing)
@@ -172,16 +177,25 @@ class StaNmfMethod:
         elif self.params.perturbation == "seeds" and not last:
             state.coefficients = random_start(fits, self.seed, means, state.patterns)
         else:
-            found = [
-                singular(state.basis, state.sketch_gram, weights, width)
-                for weights, width in zip(fits.gene_weights.T, fits.widths, strict=True)
-            ]
-            state.coefficients = nndsvda(unit, state.sketch, fits, found, means, state.patterns)
+            state.right = right_vectors(state.basis, state.sketch_gram, fits)
         self._make_room(state, unit.n_rows, fits.n_columns)
         state.first_violation, state.last_loss = np.zeros(fits.n_fits), np.zeros(fits.n_fits)
         state.n_iterations = np.zeros(fits.n_fits, dtype=np.int64)
         state.at_work = np.ones(fits.n_fits, dtype=bool)
-        state.enter("iterate")
+        state.enter("sharpen" if state.right.size else "iterate")
+        return {}
+
+    def _sharpen(self, state: Study, unit: Pass) -> dict[str, float]:
+        fits, transform, learned = (
+            self._fits_of(state, unit.n_rows),
+            self._transform(state),
+            self._learned(unit),
+        )
+        state.right, found = sharpen(learned, transform, fits, state.right, state.basis.shape[1])
+        if state.passes >= _SHARPENINGS:
+            means, state.right = state.gene_sums / unit.n_rows, _nothing()
+            state.coefficients = nndsvda(learned, transform, fits, found, means, state.patterns)
+            state.enter("iterate")
         return {}
 
     def _iterate(self, state: Study, unit: Pass) -> dict[str, float]:

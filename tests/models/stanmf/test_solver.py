@@ -13,7 +13,7 @@ from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_
 from atlasnmf.models.stanmf.perturb import gene_draws, perturbed
 from atlasnmf.models.stanmf.sketch import first_directions, moments_and_range, project, widen
 from atlasnmf.models.stanmf.solver import Fits, iterate
-from atlasnmf.models.stanmf.start import nndsvda, singular
+from atlasnmf.models.stanmf.start import nndsvda, right_vectors, sharpen
 from atlasnmf.models.stanmf.values import Transform
 
 LOG = Transform("log", 1e4, np.float64)
@@ -157,20 +157,28 @@ def plain_start(x, rank):
     return w, h
 
 
-def test_the_start_is_the_plain_one():
-    """With a sketch as wide as there are genes nothing is lost."""
+@pytest.mark.parametrize(("width", "n_sharpenings", "tolerance"), [(30, 1, 1e-9), (12, 12, 1e-3)])
+def test_the_start_is_the_plain_one(width, n_sharpenings, tolerance):
+    """A sketch as wide as there are genes loses nothing; a narrow one is sharpened on the data."""
     counts = counts_of(n_genes=30)
     x = log_values(counts)
-    unit, basis, rows, gram = sketch_of(counts, 30)
-    fits = perturbed("genes", 0, (4,), 2, len(counts), 30)
-    found = [singular(basis, gram, weights, 4) for weights in fits.gene_weights.T]
-    patterns = np.empty((len(counts), 8))
-    coefficients = nndsvda(unit, rows, fits, found, x.mean(axis=0), patterns)
+    fits, patterns, coefficients = started(counts, width, n_sharpenings)
     for fit, (a, b) in enumerate(fits.spans):
         drawn = np.repeat(np.arange(30), fits.gene_weights[:, fit].astype(int))
         w, h = plain_start(x[:, drawn], 4)
-        np.testing.assert_allclose(patterns[:, a:b], w, atol=1e-9)
-        np.testing.assert_allclose(coefficients[drawn, a:b].T, h, atol=1e-9)
+        np.testing.assert_allclose(patterns[:, a:b], w, atol=tolerance)
+        np.testing.assert_allclose(coefficients[drawn, a:b].T, h, atol=tolerance)
+
+
+def started(counts, width, n_sharpenings, fits=None):
+    unit, basis, _, gram = sketch_of(counts, width)
+    fits = fits or perturbed("genes", 0, (4,), 2, len(counts), counts.shape[1])
+    right = right_vectors(basis, gram, fits)
+    for _ in range(n_sharpenings):
+        right, found = sharpen(unit, LOG, fits, right, basis.shape[1])
+    patterns = np.empty((len(counts), fits.n_columns))
+    means = log_values(counts).mean(axis=0)
+    return fits, patterns, nndsvda(unit, LOG, fits, found, means, patterns)
 
 
 def anchored(counts, width, every, n_iterations=24, n_workers=1, tile_spots=40):
@@ -222,12 +230,7 @@ def test_workers_change_no_bit(n_workers):
 def test_a_fit_is_as_good_as_scikit_learns():
     counts = counts_of()
     x = log_values(counts)
-    fits = Fits((4,), np.ones((counts.shape[1], 1)))
-    unit, _, rows, gram = sketch_of(counts, 16)
-    _, basis, _, _ = sketch_of(counts, 16)
-    patterns = np.empty((len(counts), 4))
-    found = [singular(basis, gram, fits.gene_weights[:, 0], 4)]
-    coefficients = nndsvda(unit, rows, fits, found, x.mean(axis=0), patterns)
+    fits, patterns, coefficients = started(counts, 16, 2, Fits((4,), np.ones((counts.shape[1], 1))))
     _, _, last = run(counts, fits, patterns, coefficients, 200)
     theirs = NMF(4, init="nndsvda", max_iter=200, tol=0)
     with warnings.catch_warnings():
