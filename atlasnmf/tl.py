@@ -4,12 +4,11 @@ from atlasnmf.analysis.domains import domains
 from atlasnmf.analysis.reading import (
     comparisons,
     gene_networks,
-    link_regions,
     markers,
     morans_i,
-    predict_region,
     reconstruction,
 )
+from atlasnmf.analysis.stored_regions import link_regions, predict_region
 from atlasnmf.pipeline.baselines import baseline
 
 __all__ = [

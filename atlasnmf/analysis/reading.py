@@ -1,4 +1,4 @@
-"""What patterns in a store say: smoothness, reconstruction, markers, networks, regions, rivals."""
+"""What patterns in a store say: smoothness, reconstruction, markers, networks, rivals."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ import numpy as np
 
 from atlasnmf.analysis.comparisons import comparison_patterns
 from atlasnmf.analysis.gene_networks import gene_networks as networks_of
-from atlasnmf.analysis.region_prediction import RegionPrediction
-from atlasnmf.analysis.region_prediction import predict_region as predict
-from atlasnmf.analysis.region_unions import RegionLinks, search_unions
-from atlasnmf.analysis.region_unions import link_regions as link
-from atlasnmf.analysis.regions import Regions, regions_of
 from atlasnmf.analysis.stored_patterns import StoredPatterns, stored_patterns
-from atlasnmf.errors import BadOption
 from atlasnmf.kernels.cpu.dense import fill_dense
 from atlasnmf.metrics import morans_i as moran
 from atlasnmf.metrics.markers import genes_per_pattern, marker_genes, patterns_per_gene
@@ -23,7 +17,6 @@ from atlasnmf.metrics.reconstruction import (
     reconstruction_correlation,
     reconstruction_sums,
 )
-from atlasnmf.store.ontology import Ontology
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -40,12 +33,9 @@ if TYPE_CHECKING:
 __all__ = [
     "comparisons",
     "gene_networks",
-    "link_regions",
     "markers",
     "morans_i",
-    "predict_region",
     "reconstruction",
-    "stored_regions",
 ]
 
 
@@ -245,115 +235,6 @@ def gene_networks(
     ]
     _write_uns(read, written, {"nodes": nodes, "edges": edges}, overwrite)
     return networks
-
-
-def stored_regions(read: StoredPatterns, region_key: str = "region", *, n_neighbors: int = 6) -> Regions:
-    """Return the regions of the spots with patterns, and those above where ``uns`` has an ontology.
-
-    Parameters
-    ----------
-    read
-        From :func:`atlasnmf.analysis.stored_patterns.stored_patterns`.
-    region_key
-        obs column of each spot's region.
-    n_neighbors
-        Of spots that are no voxels, for deciding which regions touch.
-    """
-    labels = read.obs_column(region_key)
-    tree = next((t.uns("ontology") for t in read.tables if "ontology" in t.keys("uns")), None)
-    ontology = None if tree is None else Ontology.of(tree)
-    return regions_of(labels, read.graph(n_neighbors=n_neighbors), ontology=ontology)
-
-
-def link_regions(
-    atlas: Source,
-    key: str = "stanmf",
-    *,
-    region_key: str = "region",
-    max_size: int = 3,
-    n_top: int = 10,
-    min_spots: int = 1,
-    search_to: int = 0,
-    n_neighbors: int = 6,
-    key_added: str | None = None,
-    overwrite: bool = False,
-) -> RegionLinks:
-    """Compare patterns with every region, touching pair and connected triple of regions.
-
-    Parameters
-    ----------
-    atlas, key, overwrite
-        As in :func:`morans_i`.
-    region_key
-        obs column with the region of each spot. Regions above are known from ``uns["ontology"]``.
-    max_size, n_top, min_spots
-        See :func:`atlasnmf.analysis.region_unions.link_regions`.
-    search_to
-        Also search larger unions, up to this many regions (0: do not); the best are written as ``searched``.
-    n_neighbors
-        Of spots that are no voxels, for deciding which regions touch.
-    key_added
-        uns key to write, ``<key>_regions`` by default: ``regions``, ``sizes``, ``pearson`` and ``dice``
-        (R, K), ``n_unions``, and the table ``unions``.
-
-    Returns
-    -------
-    RegionLinks
-        All of it.
-
-    Raises
-    ------
-    BadInput
-        There is no such result or column, or no spot has a region.
-    BadOption
-        The key exists, or an option has no meaning.
-    """
-    read = stored_patterns(atlas, key)
-    written = key_added or f"{key}_regions"
-    refuse_existing(read.atlas, uns=[written], overwrite=overwrite)
-    if search_to and search_to <= max_size:
-        raise BadOption(f"unions of up to {max_size} regions are all looked at; search beyond that, or not")
-    regions = stored_regions(read, region_key, n_neighbors=n_neighbors)
-    links = link(read.patterns, regions, max_size=max_size, n_top=n_top, min_spots=min_spots)
-    record = {
-        "regions": list(links.regions),
-        "sizes": links.sizes,
-        "pearson": links.pearson,
-        "dice": links.dice,
-        "n_unions": np.array(links.n_unions),
-        "region_key": region_key,
-        "unions": _columns(links.unions),
-    }
-    if search_to:
-        found = search_unions(read.patterns, regions, max_size=search_to, min_spots=min_spots)
-        record["searched"] = _columns(found)
-    _write_uns(read, written, record, overwrite)
-    return links
-
-
-def _columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    return {str(name): frame[name].to_numpy() for name in frame.columns}
-
-
-def predict_region(
-    atlas: Source, region: str | list[str], key: str = "stanmf", *, region_key: str = "region", **options: Any
-) -> RegionPrediction:
-    """Predict a region from a few patterns, against patterns taken at random; writes nothing.
-
-    Parameters
-    ----------
-    atlas, key
-        As in :func:`morans_i`.
-    region
-        Name of a region of any level, or several that make a union.
-    region_key
-        obs column with the region of each spot.
-    **options
-        See :func:`atlasnmf.analysis.region_prediction.predict_region`.
-    """
-    read = stored_patterns(atlas, key)
-    inside = stored_regions(read, region_key).inside(region)
-    return predict(read.patterns, inside, **options)
 
 
 def _dense(rows: Csr) -> np.ndarray:

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from atlasnmf import tl
-from atlasnmf.analysis.reading import stored_regions
 from atlasnmf.analysis.stored_patterns import stored_patterns
+from atlasnmf.analysis.stored_regions import stored_regions
 from atlasnmf.metrics import matched_correlation
 from atlasnmf.pipeline.volumes import simulate_volume
 from atlasnmf.store.atlas import open_atlas

@@ -176,6 +176,21 @@ def test_slices_are_not_joined_and_spots_left_out_are(slices):
     assert links.pearson[links.regions.index("L2"), 1] == pytest.approx(expected, abs=1e-6)
 
 
+def test_regions_above_come_from_a_table_too(slices, tmp_path):
+    (tmp_path / "layers.csv").write_text("id,acronym,parent_id\n1,upper,\n2,L1,1\n3,L2,1\n4,L3,\n")
+    atlas = open_atlas(slices, slice_key="slice")
+    links = tl.link_regions(atlas, region_key="layer", ontology=tmp_path / "layers.csv")
+    assert set(links.regions) == {"upper", "L1", "L2", "L3"}
+    known = np.isfinite(slices.obsm["stanmf_patterns"]).all(axis=1)
+    upper = slices.obs["layer"].isin(["L1", "L2"]).to_numpy()
+    expected = np.corrcoef(slices.obsm["stanmf_patterns"][known, 0], upper[known])[0, 1]
+    assert links.pearson[links.regions.index("upper"), 0] == pytest.approx(expected, abs=1e-6)
+    found = tl.predict_region(
+        atlas, "upper", region_key="layer", ontology=str(tmp_path / "layers.csv"), n_random=2
+    )
+    assert 0.4 < found.auc < 1
+
+
 def test_counts_are_transformed_as_the_fit_says(slices):
     found = tl.reconstruction(slices)
     model = [g for g in range(8) if g != 5]
