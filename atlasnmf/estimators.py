@@ -114,7 +114,11 @@ class Estimator:
         options = AtlasOptions(**atlas.source_options())
         request = pipeline.FitRequest(
             self.model, atlas.name, params, prepare or PrepareOptions(), options, run
-        )
+        ).settled()
+        if request.atlas != options:  # parameters name some of the tables
+            from atlasnmf.store.atlas import open_atlas
+
+            atlas = open_atlas(atlas.source, **request.atlas.model_dump())
         return pipeline.train(atlas, request, client=client, events=events)
 
 

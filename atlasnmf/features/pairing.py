@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from atlasnmf.errors import BadInput, BadOption
 
-__all__ = ["Alignment", "Links", "align_rigid", "link_spots", "parse_affine", "transformed"]
+__all__ = ["Alignment", "Links", "align_rigid", "link_spots", "parse_affine", "spacing", "transformed"]
 
 #: An estimated alignment is trusted from this score on.
 TRUSTED = 0.3
@@ -143,6 +143,22 @@ def transformed(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
     [[8.0, 1.0]]
     """
     return points @ affine[:, :-1].T + affine[:, -1]
+
+
+def spacing(coarse: np.ndarray) -> float:
+    """Return the median distance of a spot to the nearest other one, in the unit of the positions.
+
+    Raises
+    ------
+    BadInput
+        There are fewer than two spots, or most lie at the same place.
+    """
+    if len(coarse) < 2:
+        raise BadInput(f"a coarse slice of {len(coarse)} spots has no spacing; give --max-distance")
+    nearest = float(np.median(cKDTree(coarse).query(coarse, k=2)[0][:, 1]))
+    if not nearest > 0:
+        raise BadInput("most coarse spots lie at the same place; give --max-distance, or check the positions")
+    return nearest
 
 
 @dataclass(frozen=True)

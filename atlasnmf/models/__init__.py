@@ -22,6 +22,7 @@ from atlasnmf.schema import AtlasFacts, Needs
 __all__ = [
     "available",
     "build",
+    "check",
     "class_name",
     "fit_flops",
     "mend",
@@ -70,6 +71,13 @@ def params_with_preset(model: str, preset: str, given: dict[str, Any]) -> Option
     if preset not in presets:
         raise BadOption(f"there is no preset named {preset!r}; there are {', '.join(presets)}")
     return params(model)(**(presets[preset] | given))
+
+
+def check(model: str, values: Any, genes: tuple[str, ...], seed: int) -> None:
+    """Let a model refuse parameters that do not go with the genes all slices share."""
+    refuse = getattr(_declared(model), "check", None)
+    if refuse is not None:
+        refuse(values, genes, seed)
 
 
 def summary(model: str) -> str:

@@ -35,7 +35,12 @@ def check(atlas: Atlas, request: FitRequest) -> None:
     """
     limits = Limits.of(request.run)
     atlas.check()
-    refuse_few_slices(atlas, needs_of(request, atlas.n_spots))
+    needs = needs_of(request, atlas.n_spots)
+    if needs.pair is not None:
+        from atlasnmf.pipeline.pairs import check_pair
+
+        check_pair(atlas, request, needs.pair)
+    refuse_few_slices(atlas, needs)
     refuse_existing(atlas, request)
     if request.run.labels is not None:
         _refuse_labels(atlas, request.run.labels)

@@ -80,6 +80,11 @@ class FitOutcome:
         for name, row in (self.fit.request.model, quality), ("smoothed PCA", quality.get("baseline")):
             if row and "ari" in row:
                 lines.append(f"  {name}: ARI {row['ari']:.3f}, NMI {row['nmi']:.3f}, ASW {row['asw']:.3f}")
+        if "r2" in quality:
+            plain = ", ".join(f"{name} {value:.3f}" for name, value in quality["baselines"].items())
+            lines.append(
+                f"  {quality['n_genes']} genes held out: mean R2 {quality['r2']:.3f}; baselines {plain}"
+            )
         if "rank" in quality:
             lines.append(f"  chosen rank {quality['rank']}; instability by rank: {_curve(quality)}")
         lines.append(f"look at them: atlasnmf report {self.fit.request.store} -o report.html")

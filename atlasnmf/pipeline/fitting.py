@@ -15,7 +15,7 @@ from atlasnmf.errors import AtlasError, BadInput, Interrupted
 from atlasnmf.events import SILENT, Events
 from atlasnmf.pipeline.choices import needs_of
 from atlasnmf.pipeline.limits import Limits
-from atlasnmf.pipeline.preparation import Preparation, Prepared
+from atlasnmf.pipeline.preparation import Prepared, preparation_for
 from atlasnmf.pipeline.request import FitRequest, resume_command
 from atlasnmf.pipeline.sizes import settled_to, tile_spots
 from atlasnmf.schema import Needs, SliceBatch
@@ -78,6 +78,12 @@ class Fit:
         """The atlas that was fitted."""
         return self.prepared.atlas
 
+    @property
+    def source(self) -> SpotSource:
+        """The rows that were fitted, in working order."""
+        assert self._loader is not None
+        return self._loader.source
+
     def embed(self, loader: Loader | None = None) -> Iterator[tuple[SliceBatch, dict[str, np.ndarray]]]:
         """Yield what the model says of the core spots of each tile, in working order."""
         from atlasnmf.tiles.plan import plan_tiles
@@ -124,7 +130,7 @@ class Fit:
             return
         request, needs = self.request, needs_of(self.request, self.atlas.n_spots)
         with working.locked():
-            self.prepared = Preparation(
+            self.prepared = preparation_for(needs)(
                 self.atlas, working, needs, request.prepare, request.run, events=self.events
             ).run()
             self._loader = loader_for(working, needs, request, Limits.of(request.run), self.events)
@@ -195,7 +201,7 @@ def train(atlas: Atlas, request: FitRequest, *, client: Client | None = None, ev
         earlier = working.ledger.interrupted_fit()
         working.ledger.start_fit(request.model, {}, request.to_json())
         try:
-            prepared = Preparation(
+            prepared = preparation_for(needs)(
                 atlas, working, needs, request.prepare, request.run, client=client, events=events
             ).run()
             return _train(prepared, needs, request, limits, events, client)
@@ -226,7 +232,9 @@ def reopen(atlas: Atlas, request: FitRequest, *, events: Events = SILENT) -> Fit
     working = WorkingCopy.open(atlas, request.run.work_dir)
     needs = needs_of(request, atlas.n_spots)
     with working.locked():
-        prepared = Preparation(atlas, working, needs, request.prepare, request.run, events=events).run()
+        prepared = preparation_for(needs)(
+            atlas, working, needs, request.prepare, request.run, events=events
+        ).run()
         if not (_folder(prepared, request)).is_dir():
             raise BadInput(
                 f"the trained {request.model} of {atlas.name} is no longer in {working.path}; fit it again"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from atlasnmf.store.tables import TableHandle
     from atlasnmf.store.working import WorkingCopy
 
-__all__ = ["Preparation", "Prepared"]
+__all__ = ["Preparation", "Prepared", "preparation_for"]
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,7 @@ class Preparation:
                 after=["counts", "graph"],
                 work=self._baseline,
             )
+        self._more_stages()
         keys = {name: self.stages.key(name) for name in self.stages.names}
         return Prepared(
             self.atlas,
@@ -237,6 +238,9 @@ class Preparation:
             self.stages.seconds,
             tuple(self.warnings),
         )
+
+    def _more_stages(self) -> None:
+        """Do what a kind of atlas needs beside the stages of all."""
 
     def _given_digest(self) -> str | None:
         from atlasnmf.store.fingerprint import digest_array
@@ -533,6 +537,15 @@ class Preparation:
     def _warn(self, message: str) -> None:
         self.warnings.append(message)
         self.events.warn(message)
+
+
+def preparation_for(needs: Needs) -> type[Preparation]:
+    """Return the stages that suit an atlas: those of a pair, or those of any slices."""
+    if needs.pair is None:
+        return Preparation
+    from atlasnmf.pipeline.pairs import PairPreparation
+
+    return PairPreparation
 
 
 _SURVEYED = ("totals", "n_genes", "kept", "n_spots", "sums", "squares", "gene_n_spots")

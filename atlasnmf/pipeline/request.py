@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from atlasnmf import models
@@ -51,7 +51,15 @@ class FitRequest:
     def from_options(cls, model: str, store: str, preset: str, params: Options, *options: Any) -> FitRequest:
         """Apply a preset under what the user gave; raises BadOption when there is no such preset."""
         given = {name: getattr(params, name) for name in params.model_fields_set}
-        return cls(model, str(store), models.params_with_preset(model, preset, given), *options)
+        request = cls(model, str(store), models.params_with_preset(model, preset, given), *options)
+        return request.settled()
+
+    def settled(self) -> FitRequest:
+        """Read what parameters name by a file, and open the tables they name."""
+        from atlasnmf.pipeline.pairs import naming_tables, with_holdout_read
+
+        params = with_holdout_read(self.params)
+        return replace(self, params=params, atlas=naming_tables(params, self.atlas))
 
     @property
     def key(self) -> str:

@@ -75,14 +75,21 @@ def write_results(fit: Fit) -> dict[str, list[str]]:
         overwrite=request.run.overwrite,
         budget_bytes=_spill_bytes(fit),
     ) as writer:
-        keys = add_per_spot(writer, fit, embedding)
+        written: dict[str, list[str]] = {table.name: [] for table in fit.atlas.tables}
+        add_per_spot(writer, fit, embedding, written=written)
         for name, values in result.varm.items():
             writer.varm(renamed(name, request), np.asarray(values), prepared.facts.genes)
-            keys.append(renamed(name, request))
+            for keys in written.values():
+                keys.append(renamed(name, request))
+        uns = dict(result.uns)
+        if prepared.facts.links is not None:
+            from atlasnmf.pipeline.pairs import write_pair
+
+            fit.quality |= write_pair(writer, fit, uns, written)
         if embedding is not None:
             fit.quality |= _quality(fit, embedding.array())
-        writer.uns(request.key, {**result.uns, **provenance(fit)})
-    return {table.name: [*keys, request.key] for table in fit.atlas.tables}
+        writer.uns(request.key, {**uns, **provenance(fit)})
+    return {table: [*keys, request.key] for table, keys in written.items()}
 
 
 def add_per_spot(
@@ -91,17 +98,31 @@ def add_per_spot(
     collected: _Collected | None = None,
     *,
     leave_out: tuple[str, ...] = (),
+    written: dict[str, list[str]] | None = None,
 ) -> list[str]:
-    """Hand the rows of every tile to the writer, but for results whose name ends so; return the keys."""
+    """Hand the rows of every tile to the writer, but for results whose name ends so.
+
+    Returns
+    -------
+    The keys; those of each table are appended to ``written``. What a model says of a pair's spots is written
+    into the table of their slice, and else into all tables.
+    """
     keys: list[str] = []
+    one_slice = fit.prepared.facts.links is not None
     for batch, values in fit.embed():
         for name, rows in values.items():
             if name.endswith(leave_out):
                 continue
             key = renamed(name, fit.request)
             if key not in keys:
-                writer.per_spot(key, rows.shape[1])
+                tables = (
+                    [fit.atlas.slices[batch.slice_index].table] if one_slice else list(written or []) or None
+                )
+                writer.per_spot(key, rows.shape[1], tables=tables)
                 keys.append(key)
+                for table in tables or []:
+                    if written is not None:
+                        written[table].append(key)
             writer.put(key, int(batch.rows[0]), rows)
             if collected is not None:
                 collected.offer(name, rows)

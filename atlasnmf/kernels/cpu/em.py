@@ -99,7 +99,7 @@ def coarse_sums(
     Parameters
     ----------
     indptr, indices, data
-        Counts V as CSR rows, n rows, G columns.
+        Counts V as CSR rows, n rows, columns ascending within a row; columns from G on are not looked at.
     mixtures
         t of the rows, float32 or float64, shape (n, R, H).
     loadings
@@ -148,6 +148,8 @@ def _coarse_loop(width: int) -> Callable[..., float]:
             product, pending = 1.0, 0
             for j in range(indptr[v], indptr[v + 1]):
                 gene = np.intp(indices[j])
+                if gene >= len(block):
+                    break
                 rate = max(dot(t, 0, loadings, gene, width), real(_TINY))
                 count = real(data[j])
                 ratio = count / rate
@@ -254,7 +256,8 @@ def _dispersed(  # type: ignore[no-untyped-def]
         if mass <= 0:
             continue
         for j in range(indptr[v], indptr[v + 1]):
-            counts[indices[j]] = data[j]
+            if indices[j] < n_genes:
+                counts[indices[j]] = data[j]
         for gene in range(n_genes):
             rate = 0.0
             for k in range(width):
@@ -275,8 +278,8 @@ def _dispersed(  # type: ignore[no-untyped-def]
                 c += 1.0
             figures[1 + gene] += mean * mean
             figures[1 + n_genes + gene] += (count - mean) ** 2 - count
-        for j in range(indptr[v], indptr[v + 1]):
-            counts[indices[j]] = 0.0
+        for gene in range(n_genes):
+            counts[gene] = 0.0
 
 
 def fine_sweeps(
@@ -304,9 +307,9 @@ def fine_sweeps(
     Parameters
     ----------
     indptr, indices, data
-        Counts X as CSR rows, n rows, G columns.
+        Counts X as CSR rows, n rows, columns below G.
     measured
-        Which columns count, bool, shape (G,): a gene held out, or absent from the panel, does not.
+        Which columns count, bool, shape (R, G): a gene held out, or absent from the panel, does not.
     loadings
         q, float32 or float64, shape (R, G, H).
     factors, depths, shares
@@ -358,7 +361,7 @@ def fine_sweeps(
             indptr,
             indices,
             data,
-            measured,
+            measured[r],
             loadings[r],
             factors[:, r],
             depths[:, r],

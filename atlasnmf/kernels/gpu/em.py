@@ -57,6 +57,17 @@ def _parts(indptr: Any, indices: Any, data: Any, real: Any) -> tuple[Any, Any, A
     return starts, rows, cp.asarray(indices).astype(np.int32), cp.asarray(data).astype(real)
 
 
+def _first(parts: tuple[Any, Any, Any, Any], n_genes: int) -> tuple[Any, Any, Any, Any]:
+    """Leave out the columns from ``n_genes`` on."""
+    import cupy as cp
+
+    starts, rows, columns, counts = parts
+    kept = columns < n_genes
+    before = cp.zeros(len(columns) + 1, dtype=np.int64)
+    before[1:] = cp.cumsum(kept.astype(np.int64))
+    return before[starts], rows[kept], columns[kept], counts[kept]
+
+
 def spot_mixtures(starts: Any, rows: Any, weights: Any, shares: Any, factors: Any) -> Any:
     """Mix the weights of the fine rows of every coarse row; see the CPU twin."""
     n_restarts, width = factors.shape[1:]
@@ -69,7 +80,7 @@ def coarse_sums(indptr: Any, indices: Any, data: Any, mixtures: Any, loadings: A
     import cupy as cp
 
     n_restarts, n_genes, width = loadings.shape
-    starts, rows, columns, counts = _parts(indptr, indices, data, loadings.dtype)
+    starts, rows, columns, counts = _first(_parts(indptr, indices, data, loadings.dtype), n_genes)
     pull, expected = cp.zeros_like(mixtures), cp.zeros((n_restarts, n_genes, width))
     log_rates = cp.zeros(n_restarts)
     for r in range(n_restarts):
@@ -90,7 +101,7 @@ def dispersed_sums(
     import cupy as cp
 
     n_restarts, n_genes, width = loadings.shape
-    starts, rows, columns, counts = _parts(indptr, indices, data, np.float64)
+    starts, rows, columns, counts = _first(_parts(indptr, indices, data, np.float64), n_genes)
     pull, push = cp.zeros_like(mixtures), cp.zeros_like(mixtures)
     expected, exposure = (cp.zeros((n_restarts, n_genes, width)) for _ in range(2))
     figures = cp.zeros((n_restarts, 1 + 2 * n_genes))
@@ -145,14 +156,14 @@ def fine_sweeps(
 
     n_restarts, n_genes, width = loadings.shape
     real = loadings.dtype
-    starts, rows, columns, counts = _parts(indptr, indices, data, real)
-    counts = counts * measured[columns]
+    starts, rows, columns, all_counts = _parts(indptr, indices, data, real)
     reach = csr_dot(link_starts, links, link_weights, cp.ones((len(pull), 1), dtype=real))[:, 0]
     new_factors, new_depths, new_shares = factors.copy(), depths.copy(), shares.copy()
     expected, exposures = cp.zeros((n_restarts, n_genes, width)), cp.zeros((2, n_restarts, width))
     figures = cp.zeros((2, n_restarts))
-    totals = csr_dot(starts, columns, counts, cp.ones((n_genes, 1), dtype=real))[:, 0]
     for r in range(n_restarts):
+        counts = all_counts * measured[r][columns]
+        totals = csr_dot(starts, columns, counts, cp.ones((n_genes, 1), dtype=real))[:, 0]
         q, sums = loadings[r], panel_sums[r][None, :]
         p = factors[:, r] * scale[r][None, :].astype(real)
         mass = p.sum(axis=1)

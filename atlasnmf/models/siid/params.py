@@ -1,0 +1,124 @@
+"""What SIID can be told, checked once, and what it asks of the pair. Light: no numerics here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from atlasnmf.options import Options
+from atlasnmf.schema import Needs, PairNeeds
+
+__all__ = ["CLASS_NAME", "FACTOR_LADDER", "PRESETS", "RESULTS", "SUMMARY", "Params", "check", "needs"]
+
+SUMMARY = "Impute a targeted panel and deconvolve a coarse slice of the same tissue (SIID)."
+CLASS_NAME = "Siid"
+RESULTS = {
+    "obsm": ("siid_factors", "siid_proportions"),
+    "varm": ("siid_loadings",),
+    "obs": ("siid_type",),
+}
+
+#: What ``n_factors="auto"`` compares.
+FACTOR_LADDER = (8, 12, 16, 20, 24, 32, 40)
+
+
+class Params(Options):
+    """Parameters of SIID; the defaults are those of the ``default`` preset."""
+
+    fine: str | None = Field(None, description="Table of the fine slice: cells, a targeted panel.")
+    coarse: str | None = Field(None, description="Table of the coarse slice: spots, many genes.")
+    n_factors: int | Literal["auto"] = Field(
+        20, description="Factors h shared by both slices; auto compares some on molecules set aside."
+    )
+    max_distance: float | None = Field(
+        None,
+        gt=0,
+        description="Cells farther than this from every coarse spot are not linked, in the coordinates' "
+        "unit; the spacing of the coarse spots when not given.",
+    )
+    links: int = Field(
+        1, ge=1, le=16, description="Coarse spots a cell is shared among, by distance (published: 1)."
+    )
+    affine: str | None = Field(
+        None, description="Moves the fine coordinates first: rows of [A | b], such as 1,0,5;0,1,-2."
+    )
+    align: bool = Field(
+        False, description="Estimate a rotation and shift of the fine coordinates first, with a score."
+    )
+    holdout: str | None = Field(
+        None,
+        description="Panel genes hidden from the fine slice and scored: a file, a comma list, a share "
+        "such as 0.1, or 10fold.",
+    )
+    coarse_counts: Literal["poisson", "negative-binomial"] = Field(
+        "poisson", description="Distribution of the coarse counts."
+    )
+    out_of_panel: Literal["after", "jointly", "none"] = Field(
+        "after",
+        description="Genes of the coarse slice alone: fitted when the rest is done, or with it, or left out.",
+    )
+    restarts: int = Field(3, ge=1, description="Starts that share the first passes; the best goes on.")
+    restart_passes: int = Field(15, ge=1, description="Passes after which the best start goes on alone.")
+    passes: int = Field(200, ge=1, description="Most passes over both slices.")
+    tol: float = Field(
+        5e-4, ge=0, description="Done when a pass lowers the loss by less than this share of it."
+    )
+    sweeps: int = Field(1, ge=1, le=8, description="Rounds over a cell in a pass.")
+    entropy_lambda: float | None = Field(
+        None,
+        gt=0,
+        description="Concentrate cells on few factors: 1000 for imputation, 500 for deconvolution "
+        "(published); the schedule takes all passes.",
+    )
+
+    @field_validator("n_factors")
+    @classmethod
+    def _enough_factors(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 2:
+            raise ValueError("at least 2 factors are needed")
+        return value
+
+    @property
+    def tables(self) -> tuple[str, ...] | None:
+        """The tables of the pair, the fine one first; None when they are not named."""
+        if self.fine is None or self.coarse is None:
+            return None
+        return self.fine, self.coarse
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "published": {
+        "entropy_lambda": 1000.0,
+        "out_of_panel": "none",
+        "passes": 150,
+        "restart_passes": 150,
+        "tol": 0.0,
+    },
+}
+
+
+def check(params: Params, genes: tuple[str, ...], seed: int) -> None:
+    """Refuse a holdout that does not go with the genes both slices have."""
+    from atlasnmf.models.siid.holdout import held_out
+
+    held_out(params.holdout, genes, seed=seed)
+
+
+def needs(params: Params, n_spots: int) -> Needs:
+    """Return what ``prepare`` must provide: both slices in one frame, linked."""
+    return Needs(
+        min_slices=2,
+        min_genes=2 if params.n_factors == "auto" else params.n_factors,
+        n_hvgs=0,
+        gene_union=True,
+        passes=True,
+        pair=PairNeeds(
+            max_distance=params.max_distance,
+            n_links=params.links,
+            affine=params.affine,
+            align=params.align,
+            coarse_only=params.out_of_panel != "none",
+        ),
+    )

@@ -1,0 +1,324 @@
+"""A fine and a coarse slice of one tissue: what is refused, how they are linked, how a holdout is scored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.pipeline.preparation import Preparation
+from atlasnmf.schema import AtlasFacts, PairNeeds
+
+if TYPE_CHECKING:
+    from atlasnmf.features.pairing import Links
+    from atlasnmf.options import AtlasOptions, Options
+    from atlasnmf.pipeline.fitting import Fit
+    from atlasnmf.pipeline.request import FitRequest
+    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.results import ResultWriter
+
+__all__ = [
+    "PairPreparation",
+    "check_pair",
+    "common_genes",
+    "naming_tables",
+    "score_holdout",
+    "with_holdout_read",
+    "write_pair",
+]
+
+#: Cells that a holdout is scored on, spread evenly over the slice, and genes held dense at a time.
+_SCORED_CELLS, _GENES_AT_A_TIME = 131_072, 32
+#: Nearest cells that baselines C and D average over.
+_NEIGHBOURS = 30
+#: Genes that an alignment is estimated from, and cells it looks at.
+_ALIGN_GENES, _ALIGN_CELLS = 40, 20_000
+#: A share of linked cells below this is worth a warning.
+_FEW_LINKED = 0.5
+
+
+def naming_tables(params: Options, atlas: AtlasOptions) -> AtlasOptions:
+    """Return the options that open the tables a model's parameters name, in the order it wants them."""
+    tables = getattr(params, "tables", None)
+    return atlas if tables is None else atlas.model_copy(update={"tables": tables})
+
+
+def with_holdout_read(params: Options) -> Options:
+    """Put the genes of a holdout file in the place of its name, so that a resume does not need the file."""
+    holdout = getattr(params, "holdout", None)
+    if not holdout or len(holdout) > 4096 or not Path(holdout).is_file():
+        return params
+    genes = [line.strip() for line in Path(holdout).read_text().replace(",", "\n").splitlines()]
+    if not any(genes):
+        raise BadOption(f"--holdout: {holdout} names no gene; write one a line")
+    given = params.model_dump(exclude_unset=True) | {"holdout": ",".join(gene for gene in genes if gene)}
+    return type(params)(**given)
+
+
+def common_genes(atlas: Atlas) -> list[str]:
+    """Return the genes that both tables of a pair have, sorted."""
+    fine, coarse = (table.var_names().astype(np.str_) for table in atlas.tables)
+    return sorted(set(fine.tolist()) & set(coarse.tolist()))
+
+
+def check_pair(atlas: Atlas, request: FitRequest, pair: PairNeeds) -> None:
+    """Refuse a pair that cannot be used; reads names and positions, no counts.
+
+    Raises
+    ------
+    BadOption
+        The tables are not named, or an option has no usable value.
+    BadInput
+        No common genes, fewer of them than factors, genes to hold out that are not there, frames that do not
+        overlap.
+    """
+    from atlasnmf import models
+
+    if atlas.n_slices != 2 or len(atlas.tables) != 2:
+        names = ", ".join(table.name for table in atlas.tables)
+        raise BadOption(f"{atlas.name} has tables {names}; name the two of the pair by --fine and --coarse")
+    if getattr(request.params, "tables", None) is None:
+        names = " and ".join(table.name for table in atlas.tables)
+        raise BadOption(f"which of {names} is which? name the tables by --fine and --coarse")
+    genes = common_genes(atlas)
+    fine, coarse = atlas.tables
+    if not genes:
+        raise BadInput(
+            f"tables {fine.name!r} and {coarse.name!r} have no gene in common (such as "
+            f"{str(fine.var_names()[0])!r} and {str(coarse.var_names()[0])!r}); use one kind of gene names"
+        )
+    needs = models.needs(request.model, request.params, atlas.n_spots)
+    if needs.min_genes > len(genes):
+        raise BadInput(
+            f"{needs.min_genes} factors are more than the {len(genes)} genes that {fine.name!r} and "
+            f"{coarse.name!r} share; ask for fewer (--n-factors)"
+        )
+    models.check(request.model, request.params, tuple(genes), request.run.seed)
+    if not pair.align:
+        _linked(atlas.coordinates_of(fine), atlas.coordinates_of(coarse), pair)
+
+
+def _linked(fine: np.ndarray, coarse: np.ndarray, pair: PairNeeds, affine: np.ndarray | None = None) -> Links:
+    from atlasnmf.features.pairing import link_spots, parse_affine, spacing, transformed
+
+    if affine is None and pair.affine is not None:
+        affine = parse_affine(pair.affine, fine.shape[1])
+    moved = fine if affine is None else transformed(fine, affine)
+    return link_spots(moved, coarse, pair.max_distance or spacing(coarse), n_spots=pair.n_links)
+
+
+class PairPreparation(Preparation):
+    """Genes of the coarse slice, those of the panel first, and a link for every cell."""
+
+    def _pair(self) -> PairNeeds:
+        assert self.needs.pair is not None
+        return self.needs.pair
+
+    def _genes(self, key: str) -> dict[str, Any]:
+        from atlasnmf.features.genes import is_mitochondrial
+
+        names, seen = [], []
+        for index, table in enumerate(self.atlas.tables):
+            genes = table.var_names().astype(np.str_)
+            enough = self._surveyed(index).gene_n_spots[index] >= self.settled.min_spots
+            usable = enough & ~is_mitochondrial(genes)
+            names.append(set(genes.tolist()))
+            seen.append(set(genes[usable].tolist()))
+        panel = sorted(seen[0] & seen[1])
+        others = sorted(seen[1] - names[0]) if self._pair().coarse_only else []
+        mask = np.ones((2, len(panel) + len(others)), dtype=bool)
+        mask[0, len(panel) :] = False
+        self.working.put_vector("genes", [*panel, *others])
+        self.working.put_vector("gene_mask", mask)
+        return {"n_genes": mask.shape[1], "n_panel": len(panel), "n_fine_only": len(names[0] - names[1])}
+
+    def _refuse_too_few_genes(self) -> None:
+        facts = self.working.ledger.facts("genes")
+        fine, coarse = (table.name for table in self.atlas.tables)
+        if facts["n_panel"] < self.needs.min_genes:
+            raise BadInput(
+                f"tables {fine!r} and {coarse!r} share {facts['n_panel']} genes seen in "
+                f"{self.settled.min_spots} spots or more, fewer than {self.needs.min_genes}; "
+                "lower --n-factors or --min-spots"
+            )
+        if facts["n_fine_only"]:
+            genes = "1 gene" if facts["n_fine_only"] == 1 else f"{facts['n_fine_only']:,} genes"
+            self._warn(f"{genes} of {fine!r} are not in {coarse!r} and are not used")
+
+    def _more_stages(self) -> None:
+        pair = self._pair()
+        found = self.stages.run(
+            "links",
+            {
+                "max_distance": pair.max_distance,
+                "n_links": pair.n_links,
+                "affine": pair.affine,
+                "align": pair.align,
+                "seed": self.seed if pair.align else None,
+            },
+            after=["counts" if pair.align else "order"],
+            work=self._links,
+        )
+        self._say_links(found)
+
+    def _links(self, key: str) -> dict[str, Any]:
+        offsets, coordinates = self.working.vector("offsets"), self.working.vector("coordinates")
+        fine, coarse = coordinates[: offsets[1]], coordinates[offsets[1] :]
+        facts: dict[str, Any] = {"score": None, "max_distance": self._reach(coarse)}
+        affine = None
+        if self._pair().align:
+            affine, facts["score"] = self._aligned(fine, coarse)
+            facts["affine"] = affine.tolist()
+        links = _linked(fine, coarse, self._pair(), affine)
+        self.working.put_vector("link_spots", links.spots)
+        self.working.put_vector("link_weights", links.weights)
+        return facts | {"share": links.share_linked, "n_empty": links.n_empty(len(coarse))}
+
+    def _reach(self, coarse: np.ndarray) -> float:
+        from atlasnmf.features.pairing import spacing
+
+        return self._pair().max_distance or spacing(coarse)
+
+    def _aligned(self, fine: np.ndarray, coarse: np.ndarray) -> tuple[np.ndarray, float]:
+        from atlasnmf.features.pairing import align_rigid
+        from atlasnmf.seeds import rng_for
+
+        if fine.shape[1] != 2:
+            raise BadOption("--align works in the plane; give an --affine for positions of three dimensions")
+        counts = self.working.csr("counts")
+        n_panel = self.working.ledger.facts("genes")["n_panel"]
+        sums = self._gene_sums()[:, :n_panel].min(axis=0)
+        genes = np.sort(np.argsort(-sums)[:_ALIGN_GENES])
+        rng = rng_for(self.seed, "siid", "align")
+        cells = np.sort(rng.permutation(len(fine))[:_ALIGN_CELLS])
+        spots = len(fine) + np.arange(len(coarse))
+        found = align_rigid(
+            fine[cells],
+            coarse,
+            _dense(counts.read_rows(cells).to_scipy()[:, genes]),
+            _dense(counts.read_rows(spots).to_scipy()[:, genes]),
+            max_distance=self._reach(coarse),
+            rng=rng,
+        )
+        if not found.trusted:
+            self._warn(
+                f"the estimated alignment scores {found.score:.2f}, too little to be trusted: look at where "
+                "cells and spots lie, or give an --affine"
+            )
+        return found.affine, found.score
+
+    def _say_links(self, found: dict[str, Any]) -> None:
+        fine, coarse = (table.name for table in self.atlas.tables)
+        reach = f"{found['max_distance']:.3g} units of the coordinates"
+        if found["share"] < 1:
+            more = "; check the frames or --max-distance" if found["share"] < _FEW_LINKED else ""
+            self._warn(
+                f"{1 - found['share']:.1%} of the cells of {fine!r} lie farther than {reach} from every spot "
+                f"of {coarse!r} and are fitted without it{more}"
+            )
+        if found["n_empty"]:
+            spots = "1 spot" if found["n_empty"] == 1 else f"{found['n_empty']:,} spots"
+            self._warn(f"{spots} of {coarse!r} have no cells and get NaN results")
+
+    def _facts(self) -> AtlasFacts:
+        links = self.working.vector("link_spots"), self.working.vector("link_weights")
+        return replace(super()._facts(), links=links)
+
+
+def _dense(matrix: Any) -> np.ndarray:
+    """Return a few columns as an array, float64."""
+    stored = matrix.tocoo()
+    out = np.zeros(stored.shape)
+    out[stored.row, stored.col] = stored.data
+    return out
+
+
+def score_holdout(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score the genes that were hidden from the fine slice, beside imputation without a model.
+
+    Returns
+    -------
+    figures
+        Means over genes: of every score of the model and ``baselines``, the R2 of A to D.
+    table
+        The same by gene, with total counts and the share of zeros that was seen and predicted; empty without
+        a holdout.
+
+    Notes
+    -----
+    On at most 131 072 cells spread evenly over the slice. Some genes at a time are dense.
+    """
+    from scipy.spatial import cKDTree
+
+    from atlasnmf.batches.samplers import spread_rows
+    from atlasnmf.metrics import GENE_SCORES, gene_scores, predicted_zeros, r_squared, spot_baselines
+
+    folds = fit.model.folds(fit.state)
+    if not folds:
+        return {}, {}
+    source, facts = fit.source, fit.prepared.facts
+    assert facts.links is not None
+    n_fine = int(facts.n_spots[0])
+    rows = spread_rows(source.offsets, _SCORED_CELLS, seed=fit.request.run.seed)[0]
+    cells = source.counts.read_rows(rows).to_scipy().tocsc()
+    coarse = source.counts.read_rows(np.arange(n_fine, source.n_spots)).to_scipy().tocsc()
+    positions = fit.prepared.working.vector("coordinates")[rows]
+    _, neighbours = cKDTree(positions).query(positions, k=min(_NEIGHBOURS, len(rows)))
+    neighbours = neighbours.reshape(len(rows), -1)
+    spot_of = facts.links[0][rows, 0]
+    everything = np.asarray(cells.sum(axis=1)).ravel()
+    parts: list[dict[str, np.ndarray]] = []
+    for lane, hidden in folds:
+        totals = everything - np.asarray(cells[:, hidden].sum(axis=1)).ravel()
+        for start in range(0, len(hidden), _GENES_AT_A_TIME):
+            genes = hidden[start : start + _GENES_AT_A_TIME]
+            measured = _dense(cells[:, genes])
+            imputed = fit.model.impute(fit.state, rows, genes, lane)
+            plain = spot_baselines(_dense(coarse[:, genes]), spot_of, totals, neighbours)
+            part = {"gene": np.array(facts.genes, dtype=object)[genes]}
+            part |= gene_scores(measured, imputed)
+            part |= {f"baseline_{name}": r_squared(measured, values) for name, values in plain.items()}
+            part["counts"] = measured.sum(axis=0)
+            part["coarse_counts"] = np.asarray(coarse[:, genes].sum(axis=0)).ravel().astype(np.float64)
+            part["zeros"] = (measured == 0).mean(axis=0)
+            part["predicted_zeros"] = predicted_zeros(imputed)
+            parts.append(part)
+    table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    figures: dict[str, Any] = {name: _mean(table[name]) for name in GENE_SCORES}
+    figures["baselines"] = {name: _mean(table[f"baseline_{name}"]) for name in "ABCD"}
+    figures["n_genes"] = len(table["gene"])
+    return figures, table | {"n_cells": len(rows)}
+
+
+def write_pair(
+    writer: ResultWriter, fit: Fit, uns: dict[str, Any], written: dict[str, list[str]]
+) -> dict[str, Any]:
+    """Write the types of cells, add what is known of links and of a holdout to ``uns``; return figures."""
+    import pandas as pd
+
+    fine = fit.atlas.tables[0]
+    key = f"{fit.request.key}_type"
+    names = [f"factor_{k + 1}" for k in range(fit.state.n_factors)]
+    codes = np.full(fine.n_spots, -1, dtype=np.int16)
+    n_fine = int(fit.prepared.facts.n_spots[0])
+    order = fit.prepared.working.vector("order")
+    for start in range(0, n_fine, _SCORED_CELLS):
+        rows = np.arange(start, min(start + _SCORED_CELLS, n_fine))
+        weights = fit.model.weights(fit.state, rows)
+        codes[order[rows]] = np.where(weights.sum(axis=1) > 0, weights.argmax(axis=1), -1)
+    writer.obs(key, {fine.name: pd.Categorical.from_codes(codes, names)})
+    written[fine.name].append(key)
+    links = fit.prepared.working.ledger.facts("links")
+    uns["links"] = {name: value for name, value in links.items() if value is not None}
+    uns["fine"], uns["coarse"] = (table.name for table in fit.atlas.tables)
+    figures, table = score_holdout(fit)
+    if table:
+        uns["holdout"] = table
+    return figures
+
+
+def _mean(values: np.ndarray) -> float:
+    return round(float(np.nanmean(values)), 5)
