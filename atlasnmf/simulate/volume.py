@@ -307,19 +307,25 @@ def plan_volume(
         pattern_regions=tuple(
             tuple(painted.ontology.acronym(int(numbers[region])) for region in union) for union in chosen
         ),
-        coefficients=_coefficients(n_genes, n_patterns, seed),
+        coefficients=_coefficients(n_genes, patterns, seed),
         missing=missing,
         seed=seed,
     )
 
 
-def _coefficients(n_genes: int, n_patterns: int, seed: int) -> np.ndarray:
-    """Return gene programmes of mean 1; a gene no programme uses follows one pattern."""
+def _coefficients(n_genes: int, patterns: np.ndarray, seed: int) -> np.ndarray:
+    """Return gene programmes; a gene no programme uses follows one pattern.
+
+    Every pattern explains the same sum of squares, whatever its size: a rank below the planted one then has
+    no pattern that it could do without.
+    """
+    n_patterns = patterns.shape[1]
     coefficients = gene_programmes(n_genes, n_patterns, seed=seed) * n_genes
     silent = np.flatnonzero(coefficients.sum(axis=1) == 0)
     rng = rng_for(seed, "volume", "silent genes")
     coefficients[silent, rng.integers(n_patterns, size=len(silent))] = rng.gamma(2.0, 0.5, len(silent))
-    return coefficients
+    strength = np.linalg.norm(coefficients, axis=0) * np.linalg.norm(patterns.astype(np.float64), axis=0)
+    return coefficients * (np.exp(np.log(strength).mean()) / strength)
 
 
 def _chosen_unions(

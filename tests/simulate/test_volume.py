@@ -57,6 +57,12 @@ def test_patterns_are_unions_of_touching_regions(volume):
     assert ((volume.patterns > 0).sum(axis=1) <= 1).all()
 
 
+def test_patterns_are_equally_strong_and_every_gene_has_one(volume):
+    strength = np.linalg.norm(volume.coefficients, axis=0) * np.linalg.norm(volume.patterns, axis=0)
+    np.testing.assert_allclose(strength, strength[0], rtol=1e-4)
+    assert (volume.coefficients.sum(axis=1) > 0).all()
+
+
 def test_images_follow_patterns_and_lose_what_they_should(volume):
     inside = volume.inside
     lost = []
