@@ -15,8 +15,8 @@ import numpy as np
 from atlasnmf.budget import format_bytes
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.events import SILENT, Events
-from atlasnmf.features.fill import NOTHING_HIDDEN, FillScore, fill_missing, hidden_score
-from atlasnmf.seeds import rng_for
+from atlasnmf.features.fill import FillScore
+from atlasnmf.pipeline.volume_filling import Filled, GeneFile, VolumeOptions, fill_genes, gather_genes
 from atlasnmf.store.names import safe_name
 from atlasnmf.store.ontology import Ontology, read_ontology
 from atlasnmf.store.volumes import GeneVolumes, open_volumes, read_annotation, read_gene_names, read_mask
@@ -24,44 +24,7 @@ from atlasnmf.store.writer import StoreWriter, create_store
 
 __all__ = ["VolumeOptions", "VolumeOutcome", "ingest_volumes", "simulate_volume", "write_volumes"]
 
-#: What published volumes mark a missing value with.
-MISSING = -1.0
 _BLOCK_BYTES = 32 * 10**6
-
-
-@dataclass(frozen=True)
-class VolumeOptions:
-    """How missing values are treated.
-
-    Parameters
-    ----------
-    n_neighbors
-        Measured voxels a missing one is filled from, weighted by one over their distance.
-    drop_share
-        Voxels missing in this share of the genes or more are left out.
-    holdout
-        Share of the measured values of each gene that are hidden to score the filling; 0 for no score.
-    seed
-        Of the choice of what is hidden.
-
-    Raises
-    ------
-    BadOption
-        A value is out of range.
-    """
-
-    n_neighbors: int = 6
-    drop_share: float = 0.95
-    holdout: float = 0.05
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.n_neighbors < 1:
-            raise BadOption(f"neighbours must be at least 1, got {self.n_neighbors}; 6 is usual")
-        if not 0 < self.drop_share <= 1:
-            raise BadOption(f"the share of missing genes must lie in (0, 1], got {self.drop_share}")
-        if not 0 <= self.holdout < 1:
-            raise BadOption(f"the holdout must lie in [0, 1), got {self.holdout}; 0.05 is usual")
 
 
 @dataclass(frozen=True)
@@ -240,14 +203,14 @@ def write_volumes(
     with (
         create_store(out, overwrite=overwrite) as store,
         tempfile.TemporaryDirectory(dir=store.path, prefix=".fill-") as folder,
-        closing(_GeneFile(Path(folder) / "values", len(voxels))) as values,
+        closing(GeneFile(Path(folder) / "values", len(voxels))) as values,
     ):
-        missing_in = _gather(volumes, inside, values, events)
+        missing_in = gather_genes(volumes, inside, values, events)
         kept = missing_in < options.drop_share * len(volumes.genes)
         if not kept.any():
             raise BadInput("every voxel is missing in nearly every gene; check the mask and the images")
         voxels = voxels[kept]
-        filled = _fill(values, kept, volumes.grid.lattice(voxels), options, volumes.genes, events)
+        filled = fill_genes(values, kept, volumes.grid.lattice(voxels), options, volumes.genes, events)
         parts = _parts(extra, kept, filled.usable)
         parts["obs"] |= {"missing": (missing_in[kept] / len(volumes.genes)).astype(np.float32)}
         if regions is not None:
@@ -264,37 +227,6 @@ def write_volumes(
     )
 
 
-class _GeneFile:
-    """Values of all genes in a scratch file, one gene after the other; a gene or a run of it in memory.
-
-    Parameters
-    ----------
-    path
-        The file, made here.
-    n_voxels
-        Room for each gene.
-    """
-
-    def __init__(self, path: Path, n_voxels: int) -> None:
-        self.n_voxels = n_voxels
-        self._file = open(path, "w+b")  # noqa: SIM115 - closed by close()
-
-    def write(self, gene: int, row: np.ndarray) -> None:
-        """Keep the values of a gene, at most ``n_voxels``, from the first place on."""
-        self._file.seek(4 * gene * self.n_voxels)
-        self._file.write(np.ascontiguousarray(row, np.float32).tobytes())
-
-    def read(self, gene: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return a run of a gene's values, float32."""
-        stop = self.n_voxels if stop is None else stop
-        self._file.seek(4 * (gene * self.n_voxels + start))
-        return np.frombuffer(self._file.read(4 * (stop - start)), np.float32)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-
-
 def _require_disk(out: Path, n_values: int) -> None:
     folder = out.absolute().parent
     free = shutil.disk_usage(folder).free if folder.is_dir() else 8 * n_values
@@ -303,74 +235,6 @@ def _require_disk(out: Path, n_values: int) -> None:
             f"{out} needs about {format_bytes(8 * n_values)} of disk but {format_bytes(free)} are free; "
             "free some"
         )
-
-
-def _gather(volumes: GeneVolumes, inside: np.ndarray, values: _GeneFile, events: Events) -> np.ndarray:
-    """Read every gene into its row, NaN where missing; return how many genes lack each voxel."""
-    missing_in = np.zeros(values.n_voxels, np.int64)
-    n_negative = 0
-    with events.stage("read volumes", total=len(volumes.genes), unit="genes") as advance:
-        for gene, name in enumerate(volumes.genes):
-            row = volumes.image(gene)[inside].astype(np.float32)
-            if np.isinf(row).any():
-                raise BadInput(
-                    f"gene {name!r} has infinite values inside the mask; mark missing ones NaN or -1"
-                )
-            row[row == MISSING] = np.nan
-            negative = row < 0
-            n_negative += int(negative.sum())
-            row[negative] = 0.0
-            missing_in += np.isnan(row)
-            values.write(gene, row)
-            advance(1)
-    if n_negative:
-        events.warn(f"{n_negative} negative values inside the mask are set to 0 (missing ones are NaN or -1)")
-    return missing_in
-
-
-@dataclass(frozen=True)
-class _Filled:
-    """What filling did to each gene: whether it is usable, its share of missing values and its score."""
-
-    usable: np.ndarray
-    missing: np.ndarray
-    r2: np.ndarray
-    score: FillScore
-
-
-def _fill(
-    values: _GeneFile,
-    kept: np.ndarray,
-    positions: np.ndarray,
-    options: VolumeOptions,
-    genes: Sequence[str],
-    events: Events,
-) -> _Filled:
-    n_genes = len(genes)
-    usable, missing, r2 = np.zeros(n_genes, bool), np.ones(n_genes), np.full(n_genes, np.nan)
-    total = NOTHING_HIDDEN
-    with events.stage("fill missing values", total=n_genes, unit="genes") as advance:
-        for gene in range(n_genes):
-            row = values.read(gene)[kept]
-            missing[gene] = np.isnan(row).mean()
-            usable[gene] = missing[gene] < 1
-            if usable[gene]:
-                if missing[gene] > 0 and options.holdout > 0:
-                    rng = rng_for(options.seed, "fill", "holdout", gene)
-                    score = hidden_score(
-                        row, positions, rng, share=options.holdout, n_neighbors=options.n_neighbors
-                    )
-                    r2[gene] = score.r2
-                    total = total + score
-                values.write(gene, fill_missing(row, positions, n_neighbors=options.n_neighbors))
-            advance(1)
-    if not usable.any():
-        raise BadInput("no gene has a measured voxel inside the mask; check the mask and the images")
-    if not usable.all():
-        names = [genes[gene] for gene in np.flatnonzero(~usable).tolist()]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        events.warn(f"no voxel measured in {', '.join(names[:5])}{more}: left out")
-    return _Filled(usable, missing, r2, total)
 
 
 def _parts(
@@ -406,8 +270,8 @@ def _write_table(
     name: str,
     volumes: GeneVolumes,
     voxels: np.ndarray,
-    values: _GeneFile,
-    filled: _Filled,
+    values: GeneFile,
+    filled: Filled,
     parts: dict[str, dict[str, Any]],
     options: VolumeOptions,
 ) -> None:

@@ -192,20 +192,22 @@ def test_without_a_mask_voxels_with_a_region_are_inside(tmp_path, brain):
     assert sorted(table.obs["region"].cat.categories) == ["10", "21", "22"]
 
 
-def test_negative_values_become_zero_and_blocks_change_nothing(tmp_path, brain, monkeypatch):
+def test_negative_values_become_zero_and_blocks_and_threads_change_nothing(tmp_path, brain, monkeypatch):
     images = brain.nifti(tmp_path / "in")
     mask = tmp_path / "in" / "mask.nii.gz"
     image = brain.images["Gad1"].copy()
     place = tuple(np.argwhere(brain.mask)[11])
     image[place] = -0.25
     nibabel.save(nibabel.Nifti1Image(image, AFFINE), images[0])
-    ingest_volumes(images, tmp_path / "a.zarr", mask=mask)
+    ingest_volumes(images, tmp_path / "a.zarr", mask=mask, options=VolumeOptions(workers=1))
     monkeypatch.setattr("atlasnmf.pipeline.volumes._BLOCK_BYTES", 16 * 13)
-    ingest_volumes(images, tmp_path / "b.zarr", mask=mask)
+    ingest_volumes(images, tmp_path / "b.zarr", mask=mask, options=VolumeOptions(workers=3))
     first, second = (spatialdata.read_zarr(tmp_path / f"{n}.zarr").tables["volume"] for n in "ab")
     assert first["v{}_{}_{}".format(*place), "Gad1"].X.item() == 0
     np.testing.assert_array_equal(np.asarray(first.X), np.asarray(second.X))
     np.testing.assert_array_equal(first.obsm["spatial"], second.obsm["spatial"])
+    np.testing.assert_array_equal(first.var["fill_r2"], second.var["fill_r2"])
+    assert first.uns["volume"]["fill"]["r2"] == second.uns["volume"]["fill"]["r2"]
 
 
 def _refusals(folder, brain):
