@@ -16,6 +16,7 @@ import scanpy as sc
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
+from atlasnmf.graph.scale import default_radius
 from atlasnmf.schema import AtlasFacts, Csr, SliceBatch
 from atlasnmf.seeds import rng_for
 
@@ -138,20 +139,12 @@ def shared_variable_genes(tables: Sequence[anndata.AnnData], n_hvgs: int, min_sp
     return sorted(shared or ())
 
 
-def neighbour_graph(coords: np.ndarray, *, n_neighbors: int = 0, rad_coef: float = 1.1) -> sp.csr_matrix:
-    """Radius graph at rad_coef x the usual pitch, or kNN made mutual; self included; data = A~ weights."""
-    tree = cKDTree(coords)
+def neighbour_graph(coords: np.ndarray) -> sp.csr_matrix:
+    """Neighbours within the radius the pipeline would choose; self included; data = A~ weights."""
     n = len(coords)
-    if n_neighbors:
-        _, near = tree.query(coords, n_neighbors + 1)
-        rows = np.repeat(np.arange(n), n_neighbors + 1)
-        graph = sp.csr_matrix((np.ones(rows.size), (rows, near.ravel())), shape=(n, n))
-        graph = ((graph + graph.T) > 0).astype(float)
-    else:
-        nearest = tree.query(coords, 2)[0][:, 1]
-        pairs = tree.query_pairs(rad_coef * np.median(nearest[nearest > 0]), output_type="ndarray")
-        ends = np.concatenate([pairs, pairs[:, ::-1], np.repeat(np.arange(n), 2).reshape(-1, 2)])
-        graph = sp.csr_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(n, n))
+    pairs = cKDTree(coords).query_pairs(default_radius([coords])[0], output_type="ndarray")
+    ends = np.concatenate([pairs, pairs[:, ::-1], np.repeat(np.arange(n), 2).reshape(-1, 2)])
+    graph = sp.csr_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(n, n))
     degree = np.asarray(graph.sum(1)).ravel()
     scale = sp.diags(1 / np.sqrt(degree))
     weighted = (scale @ graph @ scale).tocsr()
@@ -174,7 +167,6 @@ def build_atlas(
     n_components: int = 32,
     smooth_hops: int | None = None,
     gene_hops: int = 0,
-    n_neighbors: int = 0,
     target_sum: float = 1e4,
     scale_genes: str = "none",
     centre: bool = True,
@@ -187,7 +179,7 @@ def build_atlas(
         total = np.asarray(matrix.sum(1)).ravel()
         y = matrix[:, table.var_names.get_indexer(genes)].astype(np.float32).tocsr()
         y.sort_indices()
-        graph = neighbour_graph(np.asarray(table.obsm["spatial"], float), n_neighbors=n_neighbors)
+        graph = neighbour_graph(np.asarray(table.obsm["spatial"], float))
         x = sp.diags(target_sum / np.maximum(total, 1)) @ y
         x = x.tocsr()
         x.data = np.log1p(x.data)
