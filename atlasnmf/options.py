@@ -92,7 +92,9 @@ class RunOptions(Options):
         description="Most memory the process may hold, such as 4GB; half of what is free when not given.",
     )
     seed: int = Field(0, ge=0, description="Same seed, same machine: same bits.")
-    workers: int | None = Field(None, ge=1, description="Threads for tiles; all cores when not given.")
+    workers: int | None = Field(
+        None, ge=1, description="Threads; when not given all cores for tiles and one for training steps."
+    )
     scheduler: str | None = Field(
         None,
         description="Dask scheduler whose workers run the tiles of prepare, such as tcp://host:8786.",

@@ -19,6 +19,7 @@ from atlasnmf.pipeline.preparation import Prepared, preparation_for
 from atlasnmf.pipeline.request import FitRequest, resume_command
 from atlasnmf.pipeline.sizes import settled_to, tile_spots
 from atlasnmf.schema import Needs, SliceBatch
+from atlasnmf.threads import operation_threads
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -91,7 +92,8 @@ class Fit:
         loader = loader or self._loader
         assert loader is not None
         tiles = plan_tiles(loader.source.offsets, _TILE_SPOTS)
-        with self.events.stage("embed", loader.source.n_spots) as advance:
+        threads = operation_threads(Limits.of(self.request.run).n_threads)
+        with threads, self.events.stage("embed", loader.source.n_spots) as advance:
             for batch in loader.tiles(tiles):
                 yield batch, self.model.infer(self.state, batch)
                 advance(batch.n_core)
@@ -275,7 +277,8 @@ def _train(
     from atlasnmf.train.history import History
     from atlasnmf.train.method import Callback
 
-    model = models.build(request.model, request.params, prepared.facts, limits.device, request.run.seed)
+    device = "cpu" if needs.passes else limits.device
+    model = models.build(request.model, request.params, prepared.facts, device, request.run.seed)
     loader = loader_for(prepared.working, needs, request, limits, events)
     folder = _folder(prepared, request)
     history = History(folder / "metrics.jsonl", events=events)
@@ -294,13 +297,14 @@ def _train(
     if request.run.patience is not None:
         callbacks.append(EarlyStop(history, patience=request.run.patience, events=events))
     start = time.perf_counter()
-    state = loop.run(
-        model.method,
-        _passes(loader, limits, client) if needs.passes else loader,
-        sample=lambda: loader.sample(sample_spots, request.run.seed),
-        checkpoint=checkpoint,
-        callbacks=callbacks,
-    )
+    with operation_threads(limits.n_threads):
+        state = loop.run(
+            model.method,
+            _passes(loader, limits, client) if needs.passes else loader,
+            sample=lambda: loader.sample(sample_spots, request.run.seed),
+            checkpoint=checkpoint,
+            callbacks=callbacks,
+        )
     return Fit(
         request=request,
         prepared=prepared,

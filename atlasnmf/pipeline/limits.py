@@ -23,12 +23,15 @@ class Limits:
         Memory of the whole process.
     n_workers
         Threads that work on tiles.
+    n_threads
+        Threads of an operation of a training step.
     wanted_device
         What the user said: ``auto``, ``cpu`` or ``cuda``.
     """
 
     budget: Budget
     n_workers: int
+    n_threads: int
     wanted_device: str
 
     @classmethod
@@ -37,7 +40,7 @@ class Limits:
         if run.device == "cuda":
             _device("cuda")
         n_workers = run.workers or len(os.sched_getaffinity(0))
-        return cls(Budget.of(run.memory_budget), n_workers, run.device)
+        return cls(Budget.of(run.memory_budget), n_workers, run.workers or 1, run.device)
 
     @cached_property
     def device(self) -> str:

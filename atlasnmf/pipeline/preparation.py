@@ -16,6 +16,7 @@ from atlasnmf.pipeline.choices import BASELINE_HOPS, Settled, settle
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.stages import Stages
 from atlasnmf.schema import AtlasFacts, Needs
+from atlasnmf.threads import operation_threads
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -159,6 +160,10 @@ class Preparation:
         BadInput, BadOption
             The atlas or an option cannot be used; the store has not been touched.
         """
+        with operation_threads(1):
+            return self._run()
+
+    def _run(self) -> Prepared:
         refuse_few_slices(self.atlas, self.needs)
         settled = self.settled
         self.stages.run(

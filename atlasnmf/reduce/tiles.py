@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from atlasnmf.events import SILENT, Events
 from atlasnmf.reduce.reduction import Reduction
+from atlasnmf.threads import blas_threads
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -62,7 +63,7 @@ def stream_tiles(
     BLAS is held to one thread meanwhile: the tiles are the parallelism, and the bits of a product
     then do not depend on how many workers there are. About 30 µs a tile locally, 1 ms on a cluster.
     """
-    with _single_threaded_blas():
+    with blas_threads(1):
         if client is not None:
             yield from _on_cluster(task, items, client)
         elif n_workers > 1 and len(items) > 1:
@@ -224,16 +225,3 @@ def _progress(
         return SILENT.stage("")
     unit = "spots" if items and hasattr(items[0], "stop") else "tiles"
     return events.stage(stage, total=sum(map(_spots, items)), unit=unit)
-
-
-@cache
-def _blas() -> Any:
-    import numpy.linalg  # noqa: F401  the libraries must be loaded to be found
-    import scipy.linalg  # noqa: F401
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
-
-
-def _single_threaded_blas() -> AbstractContextManager[Any]:
-    return _blas().limit(limits=1)
