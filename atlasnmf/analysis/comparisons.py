@@ -168,6 +168,12 @@ def comparison_patterns(
     References
     ----------
     Cahill et al., PNAS (2024), Fig. 3C.
+
+    Examples
+    --------
+    >>> values = np.random.default_rng(0).gamma(1.0, size=(50, 6))
+    >>> {name: found.shape for name, found in comparison_patterns(values, values[:, :2]).items()}
+    {'pca': (50, 2), 'pca_kmeans': (50, 2), 'pca_hierarchical': (50, 2), 'stanmf_hierarchical': (50, 2)}
     """
     if callable(values):
         blocks: Blocks = values

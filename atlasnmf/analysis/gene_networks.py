@@ -64,6 +64,16 @@ def gene_networks(
     Notes
     -----
     Correlations of reconstructions follow from the patterns' Gram matrix: no spot is read.
+
+    Examples
+    --------
+    >>> patterns = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> loadings = np.array([[3.0, 0.0], [2.0, 1.0], [0.0, 1.0]])
+    >>> first, second = gene_networks(
+    ...     loadings, patterns.T @ patterns, patterns.sum(axis=0), 3, genes=["a", "b", "c"], n_top=2
+    ... )
+    >>> list(first.nodes), list(first.edges), list(second.nodes)
+    (['a', 'b'], [('a', 'b')], ['c'])
     """
     import networkx
 

@@ -81,6 +81,14 @@ def predict_region(
     Notes
     -----
     At most ``min(n_random, K choose n_chosen)`` fits, each of ``O(n n_chosen^2)`` a step.
+
+    Examples
+    --------
+    >>> inside = np.arange(40) < 15
+    >>> patterns = np.column_stack([inside, ~inside, np.arange(40) % 2, np.arange(40) % 3])
+    >>> found = predict_region(patterns, inside, n_chosen=1, n_random=8)
+    >>> found.patterns, found.auc
+    ((0,), 1.0)
     """
     patterns, inside = np.asarray(patterns), np.asarray(inside, bool)
     if len(patterns) != len(inside):

@@ -119,6 +119,15 @@ def link_regions(
     One pass over the spots sums patterns by region; a union of disjoint regions adds these sums, so
     unions cost no spots: 2 (m K) additions for m unions of two sizes of sums. Two million triples of 11
     patterns take a few seconds; memory beside the sums is one run of 65,536 unions.
+
+    Examples
+    --------
+    >>> from atlasnmf.analysis.regions import regions_of
+    >>> from atlasnmf.graph.grid import grid_graph
+    >>> regions = regions_of(list("aabbcd"), grid_graph(np.column_stack([np.arange(6), np.zeros(6)])))
+    >>> links = link_regions(np.array([[0.0], [0], [1], [1], [1], [0]]), regions)
+    >>> links.best()["regions"].tolist(), links.n_unions
+    (['b+c'], (4, 3, 2))
     """
     if max_size not in (1, 2, 3):
         raise BadOption(f"unions of up to {max_size} regions cannot all be looked at; take 1, 2 or 3")
@@ -245,6 +254,14 @@ def search_unions(
     -----
     A pattern's search ends when two sizes in a row bring nothing better. The answer is at least as good as
     the best single region; with ``width`` no smaller than the number of regions also as the best pair.
+
+    Examples
+    --------
+    >>> from atlasnmf.analysis.regions import regions_of
+    >>> from atlasnmf.graph.grid import grid_graph
+    >>> regions = regions_of(list("abcdef"), grid_graph(np.column_stack([np.arange(6), np.zeros(6)])))
+    >>> search_unions(np.array([[0.0], [1], [1], [1], [1], [0]]), regions)["regions"].tolist()
+    ['b+c+d+e']
     """
     if score not in _SCORES:
         raise BadOption(f"no score {score!r}; choose pearson or dice")

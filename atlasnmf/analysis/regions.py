@@ -110,6 +110,14 @@ def regions_of(labels: Any, graph: Csr, *, ontology: Ontology | None = None) -> 
     Notes
     -----
     Of regions with the same spots, the finest is kept.
+
+    Examples
+    --------
+    >>> from atlasnmf.graph.grid import grid_graph
+    >>> row = grid_graph(np.array([[0, 0], [0, 1], [0, 2], [0, 3]]))
+    >>> regions = regions_of(["CTX", "CTX", "TH", "HY"], row)
+    >>> regions.names, regions.pairs().tolist()
+    (('CTX', 'HY', 'TH'), [[0, 2], [1, 2]])
     """
     codes, found = label_codes(labels)
     if not len(found):

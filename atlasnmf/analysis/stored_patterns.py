@@ -27,7 +27,8 @@ __all__ = ["StoredPatterns", "stored_patterns"]
 
 _PATTERNS = ("_patterns", "_factors", "")
 _COEFFICIENTS = ("_coefficients", "_loadings", "")
-_BLOCK_ROWS = 8_192
+#: Rows of a run at most, and bytes of one written out.
+_BLOCK_ROWS, _BLOCK_BYTES = 8_192, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -189,10 +190,11 @@ class StoredPatterns:
         scale = float(target_sum or noted.get("target_sum", 1e4))
         place = {gene: column for column, gene in enumerate(self.genes)}
         in_model = np.isfinite(self.coefficients).all(axis=1)
+        step = min(max(_BLOCK_BYTES // (8 * len(place)), 64), _BLOCK_ROWS)
         for table in self.tables:
             columns = np.array([place[str(gene)] for gene in table.var_names()], np.int64)
-            for start in range(0, table.n_spots, _BLOCK_ROWS):
-                rows = table.counts.read(start, min(start + _BLOCK_ROWS, table.n_spots))
+            for start in range(0, table.n_spots, step):
+                rows = table.counts.read(start, min(start + step, table.n_spots))
                 yield _transformed(rows, columns, in_model, kind, scale)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,9 @@ from atlasnmf.errors import BadInput
 from atlasnmf.schema import Csr
 
 __all__ = ["RegionSums", "adjacency_on_graph", "adjacency_on_grid", "region_sums"]
+
+_CHUNK_ROWS = 65_536
+_BINS = 256
 
 
 def adjacency_on_grid(labels: np.ndarray) -> np.ndarray:
@@ -146,7 +150,7 @@ class RegionSums:
 
 
 def region_sums(patterns: np.ndarray, labels: np.ndarray, contains: np.ndarray) -> RegionSums:
-    """Sum patterns over labelled regions and over the larger regions these are part of, in one pass.
+    """Sum patterns over labelled regions and over the larger regions these are part of, run by run.
 
     Parameters
     ----------
@@ -164,7 +168,7 @@ def region_sums(patterns: np.ndarray, labels: np.ndarray, contains: np.ndarray) 
 
     Notes
     -----
-    O(n K + R L K); Otsu's threshold from a histogram of 256 bins.
+    O(n K + R L K) in runs of 65,536 spots; Otsu's threshold from a histogram of 256 bins.
 
     References
     ----------
@@ -183,36 +187,59 @@ def region_sums(patterns: np.ndarray, labels: np.ndarray, contains: np.ndarray) 
         raise BadInput(
             f"{len(patterns)} spots have patterns and {len(labels)} have labels; pass the same spots"
         )
-    finite = np.isfinite(patterns).all(axis=1)
-    if not finite.any():
+    n_spots, means, low, high = _extent(patterns)
+    if not n_spots:
         raise BadInput("no spot has finite patterns; fit a model before linking")
-    values = patterns[finite].astype(np.float64)
-    places = labels[finite] + 1
-    n_labels = contains.shape[1]
-    centred = values - values.mean(axis=0)
-    spreads = (centred**2).sum(axis=0)
-    spreads[spreads <= 1e-24 * (values**2).sum(axis=0)] = 0.0
-    thresholds = np.array([_otsu(column) for column in values.T])
-    high = values > thresholds
+    n_labels, n_patterns = contains.shape[1], patterns.shape[1]
+    edges = [np.histogram_bin_edges([lo, hi], _BINS) for lo, hi in zip(low, high, strict=True)]
+    counts, squares = np.zeros((n_patterns, _BINS), np.int64), np.zeros((2, n_patterns))
+    sizes, deviations = np.zeros(n_labels), np.zeros((n_labels, n_patterns))
+    for values, places in _finite_runs(patterns, labels):
+        centred = values - means
+        squares += (centred**2).sum(axis=0), (values**2).sum(axis=0)
+        sizes += _by_label(places, None, n_labels)
+        for k in range(n_patterns):
+            counts[k] += np.histogram(values[:, k], edges[k])[0]
+            deviations[:, k] += _by_label(places, centred[:, k], n_labels)
+    thresholds = np.array([_otsu(count, edge) for count, edge in zip(counts, edges, strict=True)])
+    above, n_high = np.zeros((n_labels, n_patterns)), np.zeros(n_patterns)
+    for values, places in _finite_runs(patterns, labels):
+        over = (values > thresholds).astype(np.float64)
+        n_high += over.sum(axis=0)
+        for k in range(n_patterns):
+            above[:, k] += _by_label(places, over[:, k], n_labels)
+    spreads = np.where(squares[0] <= 1e-24 * squares[1], 0.0, squares[0])
     holds = contains.astype(np.float64)
-
-    def by_region(weights: np.ndarray | None) -> np.ndarray:
-        return holds @ np.bincount(places, weights=weights, minlength=n_labels + 1)[1:]
-
-    return RegionSums(
-        int(finite.sum()),
-        by_region(None),
-        np.stack([by_region(column) for column in centred.T], axis=1),
-        spreads,
-        np.stack([by_region(column.astype(np.float64)) for column in high.T], axis=1),
-        high.sum(axis=0).astype(np.float64),
-        thresholds,
-    )
+    return RegionSums(n_spots, holds @ sizes, holds @ deviations, spreads, holds @ above, n_high, thresholds)
 
 
-def _otsu(values: np.ndarray) -> float:
+def _finite_runs(patterns: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield runs of the spots with finite patterns, in float64, and their labels."""
+    for start in range(0, len(patterns), _CHUNK_ROWS):
+        rows = np.asarray(patterns[start : start + _CHUNK_ROWS], np.float64)
+        finite = np.isfinite(rows).all(axis=1)
+        if finite.any():
+            yield rows[finite], labels[start : start + _CHUNK_ROWS][finite]
+
+
+def _extent(patterns: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the number of spots with finite patterns, and means, smallest and largest values."""
+    n_spots, total = 0, np.zeros(patterns.shape[1])
+    low, high = np.full(patterns.shape[1], np.inf), np.full(patterns.shape[1], -np.inf)
+    for rows, _ in _finite_runs(patterns, np.empty(len(patterns), np.int8)):
+        n_spots += len(rows)
+        total += rows.sum(axis=0)
+        low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
+    return n_spots, total / max(n_spots, 1), low, high
+
+
+def _by_label(labels: np.ndarray, weights: np.ndarray | None, n_labels: int) -> np.ndarray:
+    return np.bincount(labels + 1, weights=weights, minlength=n_labels + 1)[1:]
+
+
+def _otsu(counts: np.ndarray, edges: np.ndarray) -> float:
     from skimage.filters import threshold_otsu
 
-    if values.min() == values.max():
-        return float(values.max())
-    return float(threshold_otsu(values))
+    if np.count_nonzero(counts) < 2:  # as good as constant: nothing is high
+        return float(edges[-1])
+    return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))

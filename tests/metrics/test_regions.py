@@ -51,7 +51,9 @@ def indicator(labels, contains, union):
     return np.append(held, False)[labels]
 
 
-def test_unions_are_the_plain_formulas(case):
+@pytest.mark.parametrize("chunk_rows", [65_536, 37])
+def test_unions_are_the_plain_formulas(case, chunk_rows, monkeypatch):
+    monkeypatch.setattr("atlasnmf.metrics.regions._CHUNK_ROWS", chunk_rows)
     patterns, labels, contains = case
     patterns[7, 1] = np.nan
     finite = np.isfinite(patterns).all(axis=1)
