@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ __all__ = [
     "common_genes",
     "naming_tables",
     "score_holdout",
-    "with_holdout_read",
+    "with_genes_read",
     "write_pair",
 ]
 
@@ -36,6 +37,10 @@ _SCORED_CELLS, _GENES_AT_A_TIME = 131_072, 32
 _NEIGHBOURS = 30
 #: Genes that an alignment is estimated from, and cells it looks at.
 _ALIGN_GENES, _ALIGN_CELLS = 40, 20_000
+#: Imputed values computed at a time.
+_IMPUTED_VALUES = 1 << 22
+#: A longer text is a list of genes and no path.
+_LONGEST_PATH = 1024
 #: A share of linked cells below this is worth a warning.
 _FEW_LINKED = 0.5
 
@@ -46,16 +51,18 @@ def naming_tables(params: Options, atlas: AtlasOptions) -> AtlasOptions:
     return atlas if tables is None else atlas.model_copy(update={"tables": tables})
 
 
-def with_holdout_read(params: Options) -> Options:
-    """Put the genes of a holdout file in the place of its name, so that a resume does not need the file."""
-    holdout = getattr(params, "holdout", None)
-    if not holdout or len(holdout) > 4096 or not Path(holdout).is_file():
-        return params
-    genes = [line.strip() for line in Path(holdout).read_text().replace(",", "\n").splitlines()]
-    if not any(genes):
-        raise BadOption(f"--holdout: {holdout} names no gene; write one a line")
-    given = params.model_dump(exclude_unset=True) | {"holdout": ",".join(gene for gene in genes if gene)}
-    return type(params)(**given)
+def with_genes_read(params: Options) -> Options:
+    """Put the genes of a file in the place of its name, so that a resume does not need the file."""
+    read = {}
+    for name in {"holdout", "impute"} & set(type(params).model_fields):
+        text = getattr(params, name)
+        if not text or len(text) > _LONGEST_PATH or not Path(text).is_file():
+            continue
+        genes = [gene.strip() for gene in Path(text).read_text().replace(",", "\n").splitlines()]
+        if not any(genes):
+            raise BadOption(f"--{name}: {text} names no gene; write one a line")
+        read[name] = ",".join(gene for gene in genes if gene)
+    return type(params)(**params.model_dump(exclude_unset=True) | read) if read else params
 
 
 def common_genes(atlas: Atlas) -> list[str]:
@@ -97,8 +104,22 @@ def check_pair(atlas: Atlas, request: FitRequest, pair: PairNeeds) -> None:
             f"{coarse.name!r} share; ask for fewer (--n-factors)"
         )
     models.check(request.model, request.params, tuple(genes), request.run.seed)
+    _wanted_genes(request.params, coarse.var_names().astype(np.str_).tolist(), genes)
     if not pair.align:
         _linked(atlas.coordinates_of(fine), atlas.coordinates_of(coarse), pair)
+
+
+def _wanted_genes(params: Any, known: list[str], panel: list[str]) -> list[str]:
+    """Return the genes to write imputed counts of; raises BadInput for one that the coarse table lacks."""
+    if not params.impute:
+        return []
+    if params.impute in ("all", "panel"):
+        return known if params.impute == "all" else panel
+    names = [name.strip() for name in params.impute.split(",") if name.strip()]
+    missing = sorted(set(names) - set(known))
+    if missing:
+        raise BadInput(f"--impute: {missing[0]!r} is no gene of the coarse table; name genes that it has")
+    return names
 
 
 def _linked(fine: np.ndarray, coarse: np.ndarray, pair: PairNeeds, affine: np.ndarray | None = None) -> Links:
@@ -244,8 +265,8 @@ def score_holdout(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     figures
         Means over genes: of every score of the model and ``baselines``, the R2 of A to D.
     table
-        The same by gene, with total counts and the share of zeros that was seen and predicted; empty without
-        a holdout.
+        The same by gene, with total counts and the share of zeros that was seen, and that is predicted for
+        as many counts; empty without a holdout.
 
     Notes
     -----
@@ -284,7 +305,9 @@ def score_holdout(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
             part["counts"] = measured.sum(axis=0)
             part["coarse_counts"] = np.asarray(coarse[:, genes].sum(axis=0)).ravel().astype(np.float64)
             part["zeros"] = (measured == 0).mean(axis=0)
-            part["predicted_zeros"] = predicted_zeros(imputed)
+            # of a gene that the fine slice never showed, the platform's scaling is unknown
+            scale = measured.sum(axis=0) / np.maximum(imputed.sum(axis=0), 1e-30)
+            part["predicted_zeros"] = predicted_zeros(imputed * scale)
             parts.append(part)
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     figures: dict[str, Any] = {name: _mean(table[name]) for name in GENE_SCORES}
@@ -299,18 +322,30 @@ def write_pair(
     """Write the types of cells, add what is known of links and of a holdout to ``uns``; return figures."""
     import pandas as pd
 
-    fine = fit.atlas.tables[0]
-    key = f"{fit.request.key}_type"
+    fine, key = fit.atlas.tables[0], fit.request.key
     names = [f"factor_{k + 1}" for k in range(fit.state.n_factors)]
-    codes = np.full(fine.n_spots, -1, dtype=np.int16)
-    n_fine = int(fit.prepared.facts.n_spots[0])
+    codes, depths = np.full(fine.n_spots, -1, dtype=np.int16), np.full(fine.n_spots, np.nan)
     order = fit.prepared.working.vector("order")
-    for start in range(0, n_fine, _SCORED_CELLS):
-        rows = np.arange(start, min(start + _SCORED_CELLS, n_fine))
+    for rows in _runs(fit, _SCORED_CELLS):
         weights = fit.model.weights(fit.state, rows)
+        depths[order[rows]] = weights.sum(axis=1)
         codes[order[rows]] = np.where(weights.sum(axis=1) > 0, weights.argmax(axis=1), -1)
-    writer.obs(key, {fine.name: pd.Categorical.from_codes(codes, names)})
-    written[fine.name].append(key)
+    writer.obs(f"{key}_type", {fine.name: pd.Categorical.from_codes(codes, names)})
+    writer.obs(f"{key}_depth", {fine.name: depths})
+    written[fine.name] += [f"{key}_type", f"{key}_depth"]
+    genes = list(fit.prepared.facts.genes)
+    known = fit.atlas.tables[1].var_names().astype(np.str_).tolist()
+    asked = _wanted_genes(fit.request.params, known, genes[: fit.model.method.n_panel])
+    fitted = set(genes)
+    wanted = [gene for gene in asked if gene in fitted]
+    if len(wanted) < len(asked):
+        fit.events.warn(
+            f"{len(asked) - len(wanted):,} genes to impute were seen in too few spots, and were not fitted"
+        )
+    if wanted:
+        _write_imputed(writer, fit, wanted)
+        uns["imputed_genes"] = np.array(wanted, dtype=object)
+        written[fine.name].append(f"{key}_imputed")
     links = fit.prepared.working.ledger.facts("links")
     uns["links"] = {name: value for name, value in links.items() if value is not None}
     uns["fine"], uns["coarse"] = (table.name for table in fit.atlas.tables)
@@ -318,6 +353,23 @@ def write_pair(
     if table:
         uns["holdout"] = table
     return figures
+
+
+def _runs(fit: Fit, most: int) -> Iterator[np.ndarray]:
+    """Yield the fine working rows in runs."""
+    n_fine = int(fit.prepared.facts.n_spots[0])
+    for start in range(0, n_fine, most):
+        yield np.arange(start, min(start + most, n_fine))
+
+
+def _write_imputed(writer: ResultWriter, fit: Fit, wanted: list[str]) -> None:
+    """Write the mean counts of genes for every cell, some cells at a time."""
+    place = {gene: at for at, gene in enumerate(fit.prepared.facts.genes)}
+    genes = np.array([place[gene] for gene in wanted])
+    name = f"{fit.request.key}_imputed"
+    writer.per_spot(name, len(genes), tables=[fit.atlas.tables[0].name])
+    for rows in _runs(fit, max(_IMPUTED_VALUES // len(genes), 1)):
+        writer.put(name, int(rows[0]), fit.model.impute(fit.state, rows, genes).astype(np.float32))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -56,9 +56,9 @@ class FitRequest:
 
     def settled(self) -> FitRequest:
         """Read what parameters name by a file, and open the tables they name."""
-        from atlasnmf.pipeline.pairs import naming_tables, with_holdout_read
+        from atlasnmf.pipeline.pairs import naming_tables, with_genes_read
 
-        params = with_holdout_read(self.params)
+        params = with_genes_read(self.params)
         return replace(self, params=params, atlas=naming_tables(params, self.atlas))
 
     @property

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from atlasnmf.store.names import no_such
 from atlasnmf.store.slices import SliceInfo, slice_column, slices_of
 from atlasnmf.store.tables import StoredTable, TableHandle, repeated, twice_in
 from atlasnmf.store.working import working_path
+
+if TYPE_CHECKING:
+    from atlasnmf.store.imputed import Imputed
 
 __all__ = ["Atlas", "SliceInfo"]
 
@@ -187,6 +190,33 @@ class Atlas:
         if isinstance(source, str):
             return f"obsm[{source!r}]"
         return f"{', '.join(source.regions)} (coordinate system {self.coordinate_system!r})"
+
+    def imputed(self, genes: str | Sequence[str], *, key: str = "siid") -> Imputed:
+        """Return genes in the cells of a fitted pair's fine slice, computed from the factors when read.
+
+        Parameters
+        ----------
+        genes
+            Names of genes that the coarse slice has.
+        key
+            Name of the result.
+
+        Returns
+        -------
+        imputed
+            ``imputed.read(start, stop)``, ``imputed.blocks()`` or ``np.asarray(imputed)`` compute mean
+            counts, float32, rows in the user's order.
+
+        Raises
+        ------
+        BadInput
+            No pair was fitted under this name.
+        BadOption
+            A gene was not fitted.
+        """
+        from atlasnmf.store.imputed import imputed
+
+        return imputed(self, genes, key)
 
     def check(self) -> None:
         """Look at everything but the values of the counts; reads names and positions.

@@ -75,7 +75,7 @@ PROMISES = {
         simplex_rows=("siid_factors", "siid_proportions"),
         simplex_columns=("siid_loadings",),
         non_negative=("siid_factors", "siid_proportions", "siid_loadings"),
-        obs=("siid_type",),
+        obs=("siid_type", "siid_depth"),
         only=(("siid_factors", "a"), ("siid_proportions", "b")),
     ),
     "stanmf": Promise(

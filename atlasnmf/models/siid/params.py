@@ -16,7 +16,7 @@ CLASS_NAME = "Siid"
 RESULTS = {
     "obsm": ("siid_factors", "siid_proportions"),
     "varm": ("siid_loadings",),
-    "obs": ("siid_type",),
+    "obs": ("siid_type", "siid_depth"),
 }
 
 #: What ``n_factors="auto"`` compares.
@@ -50,6 +50,11 @@ class Params(Options):
         None,
         description="Panel genes hidden from the fine slice and scored: a file, a comma list, a share "
         "such as 0.1, or 10fold.",
+    )
+    impute: str | None = Field(
+        None,
+        description="Genes whose imputed counts are written for every cell: a file, a comma list, panel or "
+        "all; any can be computed later from the factors.",
     )
     coarse_counts: Literal["poisson", "negative-binomial"] = Field(
         "poisson", description="Distribution of the coarse counts."
@@ -89,6 +94,7 @@ class Params(Options):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "deconvolution": {"entropy_lambda": 500.0, "passes": 80, "restart_passes": 20},
     "published": {
         "entropy_lambda": 1000.0,
         "out_of_panel": "none",
