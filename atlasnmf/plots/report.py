@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,10 @@ def _section(atlas: Atlas, key: str, uns: dict[str, Any]) -> dict[str, Any]:
     figures = {}
     if "history" in uns:
         figures["history"] = _picture(plots.history(uns["history"]))
+    if "ranks" in uns and "instability_hungarian_mean" in uns:
+        figures["instability"] = _picture(plots.instability(uns))
+    if any(f"{key}_regions" in table.keys("uns") for table in atlas.tables):
+        figures["regions"] = _picture(plots.region_bubbles(atlas, key))
     return {
         "key": key,
         "uns": uns,
@@ -109,12 +114,12 @@ def _section(atlas: Atlas, key: str, uns: dict[str, Any]) -> dict[str, Any]:
 def _cards(atlas: Atlas, key: str) -> list[FactorCard]:
     import numpy as np
 
-    from atlasnmf import plots
-
     table = atlas.tables[0]
-    if f"{key}_loadings" not in table.keys("varm"):
+    weights = [name for name in (f"{key}_loadings", f"{key}_coefficients") if name in table.keys("varm")]
+    if not weights:
         return []
-    loadings = np.asarray(table.varm(f"{key}_loadings"))
+    loadings = np.asarray(table.varm(weights[0]))
+    draw = _map_of(atlas, key)
     genes = np.asarray(table.var_names())
     usable = np.isfinite(loadings).all(axis=1)
     loadings, genes = loadings[usable], genes[usable]
@@ -124,9 +129,18 @@ def _cards(atlas: Atlas, key: str) -> list[FactorCard]:
     for k in range(loadings.shape[1]):
         strong = np.argsort(-loadings[:, k])[:50]
         top = strong[np.argsort(-lift[strong, k])][:_TOP_GENES]
-        picture = _picture(plots.factors(atlas, key, factors=[k]))
+        picture = _picture(draw(k))
         cards.append(FactorCard(k, picture, genes[top].tolist()))
     return cards
+
+
+def _map_of(atlas: Atlas, key: str) -> Callable[[int], Any]:
+    """Return what draws one factor: a map of each slice, or a volume along its three axes."""
+    from atlasnmf import plots
+
+    if atlas.coordinates_of(atlas.tables[0]).shape[1] == 3:
+        return lambda k: plots.projections(atlas, key, patterns=[k])
+    return lambda k: plots.factors(atlas, key, factors=[k])
 
 
 def _picture(axes: Any) -> str:
