@@ -2,9 +2,12 @@
 
 from atlasnmf.plots import (
     domains,
+    factor_types,
     factors,
     gene_networks,
     history,
+    holdout,
+    imputed,
     instability,
     marker_heatmap,
     projections,
@@ -13,9 +16,12 @@ from atlasnmf.plots import (
 
 __all__ = [
     "domains",
+    "factor_types",
     "factors",
     "gene_networks",
     "history",
+    "holdout",
+    "imputed",
     "instability",
     "marker_heatmap",
     "projections",

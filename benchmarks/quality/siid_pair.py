@@ -49,7 +49,7 @@ def scores(pair: PairArrays, done: ArrayFit) -> dict[str, np.ndarray]:
 
 
 def means(found: dict[str, np.ndarray]) -> dict[str, float]:
-    return {name: round(float(values.mean()), 4) for name, values in found.items()}
+    return {name: round(float(np.nanmean(values)), 4) for name, values in found.items()}
 
 
 def main() -> None:
