@@ -9,16 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+from atlasnmf import models
+
 PROGRAM = str(Path(sys.executable).with_name("atlasnmf"))
 #: A run takes some ten seconds; one that hangs fails.
 TIMEOUT_S = 300
-FIT = ["--n-factors", "6", "--steps", "60", "--seed", "3", "--checkpoint-every", "10"]
+FITS = {
+    "inspire": ["--n-factors", "6", "--steps", "60", "--seed", "3", "--checkpoint-every", "10"],
+    "stanmf": ["--ranks", "3-6", "--replicates", "3", "--max-iterations", "60", "--checkpoint-every", "40"],
+}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -33,43 +39,51 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def results(store: Path) -> dict[str, np.ndarray]:
+def results(store: Path, model: str) -> dict[str, np.ndarray]:
     root = zarr.open_group(str(store), mode="r")
     found = {}
     for name in root["tables"].group_keys():
-        table = root[f"tables/{name}"]
-        for folder, keys in {
-            "obsm": ("X_inspire", "inspire_factors", "inspire_discriminator"),
-            "varm": ("inspire_loadings",),
-        }.items():
+        for folder, keys in models.results(model).items():
             for key in keys:
-                found[f"{name}/{folder}/{key}"] = table[f"{folder}/{key}"][:]
+                found[f"{name}/{folder}/{key}"] = root[f"tables/{name}/{folder}/{key}"][:]
     return found
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray], float]:
-    folder = tmp_path_factory.mktemp("kill")
+@dataclass(frozen=True)
+class Undisturbed:
+    """A store as it was, a model, and what an undisturbed fit gave."""
+
+    clean: Path
+    model: str
+    results: dict[str, np.ndarray]
+    seconds: float
+
+    @property
+    def fit(self) -> list[str]:
+        return FITS[self.model]
+
+
+@pytest.fixture(scope="module", params=list(FITS))
+def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder, model = tmp_path_factory.mktemp("kill"), request.param
     shape = ["--n-spots", "3000", "--n-slices", "2", "--n-genes", "300", "--n-factors", "6"]
     made = run("simulate", "embryo", str(folder / "clean.zarr"), *shape)
     assert made.returncode == 0, made.stderr
     shutil.copytree(folder / "clean.zarr", folder / "whole.zarr")
     start = time.perf_counter()
-    fitted = run("fit", "inspire", str(folder / "whole.zarr"), *FIT)
+    fitted = run("fit", model, str(folder / "whole.zarr"), *FITS[model])
     assert fitted.returncode == 0, fitted.stderr
-    return folder, results(folder / "whole.zarr"), time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return Undisturbed(folder / "clean.zarr", model, results(folder / "whole.zarr", model), seconds)
 
 
-def kill_and_resume(
-    undisturbed: tuple[Path, dict[str, np.ndarray], float], trial: int, n_trials: int
-) -> None:
-    folder, expected, whole_s = undisturbed
-    store = folder / f"trial{trial}.zarr"
-    shutil.copytree(folder / "clean.zarr", store)
+def kill_and_resume(undisturbed: Undisturbed, trial: int, n_trials: int) -> None:
+    store, fit = undisturbed.clean.with_name(f"trial{trial}.zarr"), ["fit", undisturbed.model]
+    shutil.copytree(undisturbed.clean, store)
     # One instant in each n-th of the run, so that every stage is hit; the first half second is only imports.
-    delay_s = 0.5 + (whole_s - 0.5) * (trial + random.Random(trial).random()) / n_trials
+    delay_s = 0.5 + (undisturbed.seconds - 0.5) * (trial + random.Random(trial).random()) / n_trials
     process = subprocess.Popen(
-        [PROGRAM, "fit", "inspire", str(store), *FIT],
+        [PROGRAM, *fit, str(store), *undisturbed.fit],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -80,24 +94,24 @@ def kill_and_resume(
     resumed = run("resume", str(store))
     if resumed.returncode == 2 and "nothing to resume" in resumed.stderr:
         # Killed before the request was recorded, or after the last write: the plain command must do.
-        again = run("fit", "inspire", str(store), *FIT)
+        again = run(*fit, str(store), *undisturbed.fit)
         assert again.returncode == 0 or "--overwrite" in again.stderr, again.stderr
     else:
         assert resumed.returncode == 0, resumed.stderr
-    found = results(store)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
+    found = results(store, undisturbed.model)
+    assert found.keys() == undisturbed.results.keys()
+    for name, value in undisturbed.results.items():
         np.testing.assert_array_equal(found[name], value, err_msg=f"{name} after a kill at {delay_s:.2f} s")
     shutil.rmtree(store)
     shutil.rmtree(f"{store}.atlasnmf", ignore_errors=True)
 
 
 @pytest.mark.parametrize("trial", range(2))
-def test_two_kills(undisturbed: tuple[Path, dict[str, np.ndarray], float], trial: int) -> None:
+def test_two_kills(undisturbed: Undisturbed, trial: int) -> None:
     kill_and_resume(undisturbed, trial, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", range(10))
-def test_ten_kills(undisturbed: tuple[Path, dict[str, np.ndarray], float], trial: int) -> None:
+def test_ten_kills(undisturbed: Undisturbed, trial: int) -> None:
     kill_and_resume(undisturbed, trial, 10)

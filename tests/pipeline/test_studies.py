@@ -1,0 +1,113 @@
+"""staNMF end to end: the same bits wherever the tiles are worked on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from atlasnmf import pipeline
+from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.models import params_with_preset
+from atlasnmf.options import PrepareOptions, RunOptions
+from atlasnmf.pipeline import FitRequest
+from atlasnmf.simulate import simulate_embryo
+from atlasnmf.store.atlas import open_atlas
+
+QUICK = {"ranks": "3,4", "replicates": 3, "max_iterations": 30}
+KEYS = ("obsm/stanmf_patterns", "varm/stanmf_coefficients")
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("studies") / "clean.zarr"
+    simulate_embryo(str(path), n_spots=900, n_slices=2, n_genes=80, n_factors=4)
+    return path
+
+
+@pytest.fixture
+def store(clean: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(clean, tmp_path / "store.zarr"))
+
+
+def request_of(
+    store: Path, params: dict | None = None, prepare: dict | None = None, **run: object
+) -> FitRequest:
+    settled = params_with_preset("stanmf", "default", QUICK | (params or {}))
+    return FitRequest("stanmf", str(store), settled, PrepareOptions(**(prepare or {})), run=RunOptions(**run))
+
+
+def results(store: Path, key: str = "stanmf") -> dict[str, np.ndarray]:
+    root = zarr.open_group(str(store), mode="r")
+    return {
+        f"{table}/{name}": root[f"tables/{table}/{name.replace('stanmf', key)}"][:]
+        for table in root["tables"].group_keys()
+        for name in KEYS
+    }
+
+
+def test_one_worker_and_two_print_the_same(store: Path) -> None:
+    found = []
+    for workers in ("1", "2"):
+        command = [sys.executable, "-m", "atlasnmf.cli", "fit", "stanmf", str(store), "--json", "--overwrite"]
+        for name, value in QUICK.items():
+            command += ["--" + name.replace("_", "-"), str(value)]
+        run = subprocess.run(
+            [*command, "--workers", workers], capture_output=True, text=True, check=False, timeout=200
+        )
+        assert run.returncode == 0, run.stderr
+        record = json.loads(run.stdout)
+        assert record["quality"]["rank"] in (3, 4)
+        found.append({name: record[name] for name in ("model", "table results", "loss", "quality")})
+        found[-1]["results"] = {name: value.tobytes() for name, value in results(store).items()}
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("path", ["compressed", "exact"])
+def test_workers_of_a_cluster_change_no_bit(store: Path, path: str) -> None:
+    from distributed import Client, LocalCluster
+
+    pipeline.fit(request_of(store, {"path": path}, workers=1, key_added="here"))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as workers,
+        Client(workers) as client,
+    ):
+        pipeline.fit(request_of(store, {"path": path}, key_added="there"), client=client)
+    here, there = results(store, "here"), results(store, "there")
+    for name, value in here.items():
+        np.testing.assert_array_equal(there[name], value, err_msg=name)
+
+
+def test_a_budget_settles_the_form_for_good(store: Path) -> None:
+    request = request_of(store, memory_budget="2GB")
+    fit = pipeline.train(open_atlas(store), request)
+    assert fit.request.params.path == "compressed"
+    assert "--path compressed" in fit.request.command()
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"ranks": "70-90"}, BadInput, "needs at least 91 genes"),
+        ({"ranks": "900"}, BadOption, "900 patterns need more than 900 spots"),
+        ({"replicates": 1}, BadOption, "--replicates"),
+        ({"ranks": "1"}, BadOption, "rank below 2"),
+    ],
+)
+def test_what_cannot_be_studied(store: Path, params: dict, error: type, message: str) -> None:
+    before = {path: path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+    with pytest.raises(error, match=message):
+        pipeline.fit(request_of(store, params))
+    assert before == {path: path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+
+
+def test_new_spots_have_no_patterns(store: Path, clean: Path, tmp_path: Path) -> None:
+    fit = pipeline.train(open_atlas(store), request_of(store))
+    with pytest.raises(BadOption, match="fit it to a store"):
+        fit.transform(open_atlas(clean), work_dir=str(tmp_path / "work"))
