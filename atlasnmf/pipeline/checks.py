@@ -36,6 +36,8 @@ def check(atlas: Atlas, request: FitRequest) -> None:
     limits = Limits.of(request.run)
     atlas.check()
     needs = needs_of(request, atlas.n_spots)
+    if needs.passes and request.run.patience is not None:
+        raise BadOption(f"--patience: {request.model} ends by itself when it has settled; leave it out")
     if needs.pair is not None:
         from atlasnmf.pipeline.pairs import check_pair
 

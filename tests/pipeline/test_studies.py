@@ -107,6 +107,11 @@ def test_what_cannot_be_studied(store: Path, params: dict, error: type, message:
     assert before == {path: path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
 
 
+def test_a_study_ends_by_itself(store: Path) -> None:
+    with pytest.raises(BadOption, match="ends by itself"):
+        pipeline.fit(request_of(store, patience=5))
+
+
 def test_new_spots_have_no_patterns(store: Path, clean: Path, tmp_path: Path) -> None:
     fit = pipeline.train(open_atlas(store), request_of(store))
     with pytest.raises(BadOption, match="fit it to a store"):
