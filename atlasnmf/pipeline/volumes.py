@@ -139,9 +139,9 @@ def ingest_volumes(
     """
     names = read_gene_names(gene_names) if isinstance(gene_names, str | Path) else gene_names
     volumes = open_volumes(files, names, spacing=spacing, unit=unit)
-    regions = None if annotation is None else read_annotation(annotation, volumes.grid)
+    regions = None if annotation is None else read_annotation(annotation, volumes)
     if mask is not None:
-        inside = read_mask(mask, volumes.grid)
+        inside = read_mask(mask, volumes)
     elif regions is not None:
         inside = regions > 0
     else:

@@ -97,6 +97,8 @@ class ImageFile(Protocol):
     #: Of the stored array, or of one image when the file keeps them apart.
     shape: tuple[int, ...]
     affine: np.ndarray | None
+    #: What turns the file's axes of space to the right, to the front and up; shape (3,).
+    signs: np.ndarray
     unit: str
     #: Names of the images where the file has them.
     names: tuple[str, ...] | None
@@ -179,6 +181,7 @@ class _Nifti:
         self.shape = shape[:3] + shape[4:] if len(shape) == 5 and shape[3] == 1 else shape
         self._five = len(shape) == 5
         self.affine: np.ndarray | None = np.asarray(self._image.affine, np.float64)
+        self.signs = np.ones(3)
         self.unit = unit_name(self._image.header.get_xyzt_units()[0])
         self.names: tuple[str, ...] | None = None
         self.image_axis = 3 if len(self.shape) == 4 else None
@@ -212,6 +215,7 @@ class _Nrrd:
         )
         self.image_axis = (missing[0] if missing else 3) if len(self.shape) == 4 else None
         self.affine = _nrrd_affine(header, directions, self.image_axis, len(self.shape))
+        self.signs = _nrrd_signs(str(header.get("space", "")))
         units = header.get("space units") or header.get("units") or [""]
         self.unit = unit_name(next((str(unit) for unit in units if str(unit).strip()), ""))
         self.names = None
@@ -242,6 +246,16 @@ def _nrrd_affine(header: Any, directions: Any, image_axis: int | None, n_axes: i
     return affine if np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]) != 0 else None
 
 
+def _nrrd_signs(space: str) -> np.ndarray:
+    """Return the signs of axes such as left-posterior-superior; ones where the space has no such name."""
+    words = space.lower().split("-") if "-" in space else list(space.lower())
+    ends = ("left", "right", "posterior", "anterior", "inferior", "superior")
+    places = [next((i for i, end in enumerate(ends) if word in (end, end[0])), -1) for word in words[:3]]
+    if len(places) != 3 or min(places) < 0:
+        return np.ones(3)
+    return np.array([1.0 if place % 2 else -1.0 for place in places])
+
+
 class _Zarr:
     """A zarr array of three or four axes, an OME-Zarr image (its finest level), or a group of 3-D arrays."""
 
@@ -251,6 +265,7 @@ class _Zarr:
         self.path = path
         node: Any = zarr.open(str(path), mode="r")
         self.affine: np.ndarray | None = None
+        self.signs = np.ones(3)
         self.unit, self.names, self._members = "unknown", None, None
         if hasattr(node, "shape"):
             self._array: Any = node

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
-from atlasnmf.store.grids import Grid, ImageFile, open_image, stem_of, unit_name
+from atlasnmf.store.grids import Grid, ImageFile, open_image, stem_of
 
 __all__ = ["FileVolumes", "GeneVolumes", "open_volumes", "read_annotation", "read_gene_names", "read_mask"]
 
@@ -45,11 +45,14 @@ class FileVolumes:
         Names, unique.
     sources
         File and image within it of each gene.
+    first
+        The file that says where voxels lie.
     """
 
     grid: Grid
     genes: tuple[str, ...]
     sources: tuple[tuple[ImageFile, int | None], ...]
+    first: ImageFile
 
     def image(self, gene: int) -> np.ndarray:
         """Return the values of one gene, shape ``grid.shape``."""
@@ -101,13 +104,14 @@ def open_volumes(
                 f"{image.path} has {_by(_grid_shape(image))} voxels but {first.path} has {_by(shape)}; "
                 "resample them onto one grid"
             )
-        if first.affine is not None and image.affine is not None and not _same(first.affine, image.affine):
+        if not _same_place(first, image):
             raise BadInput(
                 f"{image.path} and {first.path} lie at different places; register them onto one grid"
             )
     affine = np.eye(4) if first.affine is None else first.affine
     known = first.unit if first.affine is not None else "voxel"
-    return FileVolumes(Grid(shape, affine, known).respaced(spacing, unit), tuple(names), tuple(sources))
+    grid = Grid(shape, affine, known).respaced(spacing, unit)
+    return FileVolumes(grid, tuple(names), tuple(sources), first)
 
 
 def _sources(
@@ -158,65 +162,66 @@ def _grid_shape(image: ImageFile) -> tuple[int, int, int]:
     return found[0], found[1], found[2]
 
 
-def _same(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two affines put voxels at the same places, up to a thousandth of a voxel."""
-    step = np.abs(first[:3, :3]).max()
-    return bool(np.allclose(first, second, rtol=0, atol=1e-3 * step))
+def _same_place(first: ImageFile, second: ImageFile) -> bool:
+    """Whether two files put voxels at the same places, up to a thousandth of a voxel, where both say it."""
+    if first.affine is None or second.affine is None or first.unit != second.unit:
+        return True
+    one, other = first.affine[:3] * first.signs[:, None], second.affine[:3] * second.signs[:, None]
+    return bool(np.allclose(one, other, rtol=0, atol=1e-3 * np.abs(one[:, :3]).max()))
 
 
 def _by(shape: Iterable[int]) -> str:
     return " x ".join(str(size) for size in shape)
 
 
-def _on_grid(path: Path | str, grid: Grid, what: str) -> np.ndarray:
+def _on_grid(path: Path | str, volumes: FileVolumes, what: str) -> np.ndarray:
     image = open_image(path)
     if image.image_axis is not None or len(image.shape) != 3:
         raise BadInput(f"{path} has shape {image.shape}; a {what} is one image with three axes")
-    if tuple(image.shape) != grid.shape:
+    if tuple(image.shape) != volumes.grid.shape:
         raise BadInput(
-            f"the {what} {path} has {_by(image.shape)} voxels but the genes have {_by(grid.shape)}; "
+            f"the {what} {path} has {_by(image.shape)} voxels but the genes have {_by(volumes.grid.shape)}; "
             "resample it onto their grid"
         )
-    known = unit_name(image.unit) == grid.unit and image.affine is not None
-    if known and image.affine is not None and not _same(image.affine, grid.affine):
+    if not _same_place(volumes.first, image):
         raise BadInput(f"the {what} {path} and the genes lie at different places; register them first")
     return image.read(None)
 
 
-def read_mask(path: Path | str, grid: Grid) -> np.ndarray:
+def read_mask(path: Path | str, volumes: FileVolumes) -> np.ndarray:
     """Read which voxels are tissue: those above zero; NaN is outside.
 
     Returns
     -------
     numpy.ndarray
-        bool, shape ``grid.shape``.
+        bool, shape ``volumes.grid.shape``.
 
     Raises
     ------
     BadInput
         It lies on another grid, or is empty.
     """
-    values = _on_grid(path, grid, "mask")
+    values = _on_grid(path, volumes, "mask")
     inside = np.nan_to_num(values.astype(np.float64), nan=0.0) > 0
     if not inside.any():
         raise BadInput(f"the mask {path} is empty; voxels above zero are inside")
     return inside
 
 
-def read_annotation(path: Path | str, grid: Grid) -> np.ndarray:
+def read_annotation(path: Path | str, volumes: FileVolumes) -> np.ndarray:
     """Read the region of each voxel, 0 where there is none.
 
     Returns
     -------
     numpy.ndarray
-        int64, shape ``grid.shape``; NaN and negative values count as 0.
+        int64, shape ``volumes.grid.shape``; NaN and negative values count as 0.
 
     Raises
     ------
     BadInput
         It lies on another grid, has values that are not whole, or has no region at all.
     """
-    values = _on_grid(path, grid, "annotation")
+    values = _on_grid(path, volumes, "annotation")
     if values.dtype.kind == "f":
         values = np.nan_to_num(values.astype(np.float64), nan=0.0)
         if (values != np.rint(values)).any():

@@ -16,7 +16,7 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.features.fill import fill_missing
 from atlasnmf.pipeline.volumes import VolumeOptions, ingest_volumes
 from atlasnmf.store.atlas import open_atlas
-from atlasnmf.store.grids import Grid
+from atlasnmf.store.grids import Grid, _nrrd_signs
 from atlasnmf.store.volumes import open_volumes
 
 SHAPE = (9, 7, 8)
@@ -152,6 +152,24 @@ def test_the_same_values_from_every_format(tmp_path, brain):
         assert table.uns["volume"]["unit"] == "millimetre"
         shift = 0 if name in "abc" else AFFINE[:3, 3]
         np.testing.assert_allclose(table.obsm["spatial"] + shift, expected.obsm["spatial"], atol=1e-6)
+
+
+def test_spaces_that_point_another_way_are_the_same_place(tmp_path, brain):
+    """NRRD files often count to the left and to the back, NIfTI files never do."""
+    files = brain.nifti(tmp_path / "in")
+    turned = np.diag([-1.0, -1.0, 1.0, 1.0]) @ AFFINE
+    for name, affine in (("turned", turned), ("mirrored", AFFINE)):
+        header = {
+            "space": "left-posterior-superior",
+            "space directions": affine[:3, :3].T,
+            "space origin": affine[:3, 3],
+            "space units": ["mm"] * 3,
+        }
+        nrrd.write(str(tmp_path / f"{name}.nrrd"), brain.mask.astype(np.uint8), header)
+    outcome = ingest_volumes(files, tmp_path / "o.zarr", mask=tmp_path / "turned.nrrd")
+    assert outcome.n_voxels == brain.mask.sum()
+    with pytest.raises(BadInput, match="different places"):
+        ingest_volumes(files, tmp_path / "p.zarr", mask=tmp_path / "mirrored.nrrd")
 
 
 def test_voxels_and_genes_without_values_are_left_out(tmp_path):
@@ -300,6 +318,21 @@ def test_the_command_line_refuses(tmp_path, capsys, arguments, message):
         main(["ingest", *arguments, "--out", str(tmp_path / "o.zarr")])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("space", "signs"),
+    [
+        ("left-posterior-superior", [-1, -1, 1]),
+        ("LAS", [-1, 1, 1]),
+        ("right-anterior-inferior", [1, 1, -1]),
+        ("3D-left-handed", [1, 1, 1]),
+        ("scanner-xyz", [1, 1, 1]),
+        ("", [1, 1, 1]),
+    ],
+)
+def test_names_of_spaces(space, signs):
+    assert _nrrd_signs(space).tolist() == signs
 
 
 def test_equal_distances_are_equal_whatever_the_affine():
