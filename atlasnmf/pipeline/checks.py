@@ -44,7 +44,7 @@ def check(atlas: Atlas, request: FitRequest) -> None:
         check_pair(atlas, request, needs.pair)
     refuse_few_slices(atlas, needs)
     refuse_existing(atlas, request)
-    if request.run.labels is not None:
+    if request.run.labels is not None and needs.pair is None:
         _refuse_labels(atlas, request.run.labels)
     request, _ = settled_to(atlas, request, limits)
     Sizes.of(atlas, request).require(limits.budget)

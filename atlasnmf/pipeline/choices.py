@@ -66,7 +66,7 @@ class Settled:
 def needs_of(request: FitRequest, n_spots: int) -> Needs:
     """Return what a fit asks of ``prepare``: the model's needs, and the baseline's where labels are named."""
     needs = models.needs(request.model, request.params, n_spots)
-    if request.run.labels is None:
+    if request.run.labels is None or needs.pair is not None:
         return needs
     return replace(needs, baseline_components=BASELINE_COMPONENTS)
 

@@ -78,8 +78,10 @@ class FitOutcome:
         lines += [f"  {table}: {', '.join(keys)}" for table, keys in self.written.items()]
         quality = self.fit.quality
         for name, row in (self.fit.request.model, quality), ("smoothed PCA", quality.get("baseline")):
-            if row and "ari" in row:
+            if row and "asw" in row:
                 lines.append(f"  {name}: ARI {row['ari']:.3f}, NMI {row['nmi']:.3f}, ASW {row['asw']:.3f}")
+        if "ari" in quality and "asw" not in quality:
+            lines.append(f"  types of cells: ARI {quality['ari']:.3f}, NMI {quality['nmi']:.3f}")
         if "r2" in quality:
             plain = ", ".join(f"{name} {value:.3f}" for name, value in quality["baselines"].items())
             lines.append(

@@ -83,6 +83,7 @@ def check_pair(atlas: Atlas, request: FitRequest, pair: PairNeeds) -> None:
         overlap.
     """
     from atlasnmf import models
+    from atlasnmf.store.names import no_such
 
     if atlas.n_slices != 2 or len(atlas.tables) != 2:
         names = ", ".join(table.name for table in atlas.tables)
@@ -105,6 +106,11 @@ def check_pair(atlas: Atlas, request: FitRequest, pair: PairNeeds) -> None:
         )
     models.check(request.model, request.params, tuple(genes), request.run.seed)
     _wanted_genes(request.params, coarse.var_names().astype(np.str_).tolist(), genes)
+    labels = request.run.labels
+    if labels is not None and labels not in fine.obs_columns():
+        raise BadOption(
+            f"--labels: {no_such('obs column', labels, fine.obs_columns(), f'table {fine.name!r}')}"
+        )
     if not pair.align:
         _linked(atlas.coordinates_of(fine), atlas.coordinates_of(coarse), pair)
 
@@ -352,7 +358,22 @@ def write_pair(
     figures, table = score_holdout(fit)
     if table:
         uns["holdout"] = table
+    if fit.request.run.labels is not None:
+        figures |= _agreement(fine.obs_column(fit.request.run.labels), codes)
     return figures
+
+
+def _agreement(labels: Any, codes: np.ndarray) -> dict[str, float]:
+    """Return how well the factor that leads in a cell agrees with known types, over cells that have both."""
+    from atlasnmf.metrics import adjusted_rand, label_codes, normalised_mutual_information
+
+    known, _ = label_codes(np.asarray(labels, dtype=np.object_))
+    both = (known >= 0) & (codes >= 0)
+    return {
+        "ari": round(adjusted_rand(known[both], codes[both]), 5),
+        "nmi": round(normalised_mutual_information(known[both], codes[both]), 5),
+        "n_labelled": int(both.sum()),
+    }
 
 
 def _runs(fit: Fit, most: int) -> Iterator[np.ndarray]:

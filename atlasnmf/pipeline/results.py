@@ -66,7 +66,7 @@ def write_results(fit: Fit) -> dict[str, list[str]]:
     result = fit.model.result(fit.state)
     fit.quality = dict(result.quality)
     embedding = None
-    if request.run.labels is not None:
+    if request.run.labels is not None and prepared.facts.links is None:
         # what domains are read from: a model's embedding, or the first thing it says of spots
         embedding = _Collected(_declared(request)["obsm"][0])
     with ResultWriter(

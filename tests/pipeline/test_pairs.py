@@ -49,7 +49,9 @@ def store(clean, tmp_path):
 def fitted(clean, tmp_path_factory):
     store = shutil.copytree(clean, tmp_path_factory.mktemp("fitted") / "pair.zarr")
     return store, fit(
-        store, "--preset", "deconvolution", "--passes", "50", "--holdout", "0.1", "--impute", "all"
+        store,
+        *("--preset", "deconvolution", "--passes", "50"),
+        *("--holdout", "0.1", "--impute", "all", "--labels", "cell_type"),
     )
 
 
@@ -70,6 +72,8 @@ def test_the_holdout_is_scored_beside_the_baselines(fitted):
     store, record = fitted
     quality = record["quality"]
     assert quality["n_genes"] == 6
+    assert quality["ari"] > 0.9
+    assert quality["n_labelled"] == 3000
     assert quality["r2"] > max(quality["baselines"].values())
     table = spatialdata.read_zarr(store).tables["xenium"].uns["siid"]["holdout"]
     assert len(table["gene"]) == len(table["r2"]) == 6
@@ -157,6 +161,7 @@ def test_what_cannot_be_a_pair_is_refused(store):
     assert "'nope'" in refused(store, *PAIR, "--holdout", "GENE0001,nope")
     assert "--holdout" in refused(store, *PAIR, "--holdout", "1.5")
     assert "'nope'" in refused(store, *PAIR, "--impute", "nope")
+    assert "no obs column 'nope'" in refused(store, *PAIR, "--labels", "nope")
     assert "--affine" in refused(store, *PAIR, "--affine", "1,2")
     assert "0% linked" in refused(store, *PAIR, "--affine", "1,0,1e6;0,1,0")
     assert "--max-distance" in refused(store, *PAIR, "--max-distance", "0")
