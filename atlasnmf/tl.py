@@ -9,6 +9,7 @@ from atlasnmf.analysis.reading import (
     reconstruction,
 )
 from atlasnmf.analysis.stored_regions import link_regions, predict_region
+from atlasnmf.analysis.subtypes import subtypes
 from atlasnmf.pipeline.baselines import baseline
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "morans_i",
     "predict_region",
     "reconstruction",
+    "subtypes",
 ]
