@@ -53,9 +53,12 @@ class RegionLinks:
     def best(self, score: Score = "pearson") -> pd.DataFrame:
         """Return the best union of each pattern, of any size, a row a pattern."""
         chosen = self.unions[self.unions["score"] == score]
-        # of equal scores the smaller union
-        order = chosen.sort_values(["pattern", score, "size"], ascending=[True, False, True], kind="stable")
-        return order.drop_duplicates("pattern").reset_index(drop=True)
+        # Of equal scores the smaller union: a region is named before its parts. Rounding must not decide.
+        rounded = chosen.assign(rounded=chosen[score].round(10))
+        order = rounded.sort_values(
+            ["pattern", "rounded", "size"], ascending=[True, False, True], kind="stable"
+        )
+        return order.drop_duplicates("pattern").drop(columns="rounded").reset_index(drop=True)
 
 
 class _Best:

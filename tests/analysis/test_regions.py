@@ -168,6 +168,20 @@ def test_larger_unions_are_searched(brain, score):
     assert (noisy[score].to_numpy() >= exact[score].to_numpy() - 1e-12).all()
 
 
+def test_a_region_is_named_before_its_parts(brain):
+    regions = brain.regions()
+    divisions = [r for r, leaves in enumerate(regions.contains.sum(axis=1)) if leaves in (2, 3)]
+    assert divisions
+    for place in divisions:
+        inside = regions.inside(regions.names[place])
+        rng = np.random.default_rng(place)
+        pattern = inside[:, None] * rng.gamma(10, 0.1, (len(inside), 6)) + 0.1 * rng.gamma(
+            1.0, size=(len(inside), 6)
+        )
+        assert set(link_regions(pattern, regions).best()["regions"]) == {regions.names[place]}
+        assert set(search_unions(pattern, regions)["regions"]) == {regions.names[place]}
+
+
 def test_bad_options_are_refused(brain):
     with pytest.raises(BadOption, match="take 1, 2 or 3"):
         link_regions(brain.patterns, brain.regions(), max_size=4)
