@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -180,6 +181,15 @@ def test_a_region_is_named_before_its_parts(brain):
         )
         assert set(link_regions(pattern, regions).best()["regions"]) == {regions.names[place]}
         assert set(search_unions(pattern, regions)["regions"]) == {regions.names[place]}
+
+
+def test_rounding_does_not_decide_between_a_region_and_its_parts(brain):
+    links = link_regions(brain.patterns[:, :1], brain.regions(), n_top=1)
+    rows = links.unions.query("score == 'pearson' and size <= 2").copy()
+    rows["pearson"] = [0.9, 0.9 + 1e-14]
+    assert replace(links, unions=rows).best()["size"].tolist() == [1]
+    rows["pearson"] = [0.9, 0.901]
+    assert replace(links, unions=rows).best()["size"].tolist() == [2]
 
 
 def test_bad_options_are_refused(brain):
