@@ -92,8 +92,9 @@ class RunOptions(Options):
         description="Most memory the process may hold, such as 4GB; half of what is free when not given.",
     )
     seed: int = Field(0, ge=0, description="Same seed, same machine: same bits.")
-    workers: int | None = Field(
-        None, ge=1, description="Threads; when not given all cores for tiles and one for training steps."
+    workers: int | None = Field(None, ge=1, description="Threads for tiles; all cores when not given.")
+    threads: int = Field(
+        1, ge=1, description="Threads of an operation of a training step; part of what decides the bits."
     )
     scheduler: str | None = Field(
         None,

@@ -40,7 +40,7 @@ class Limits:
         if run.device == "cuda":
             _device("cuda")
         n_workers = run.workers or len(os.sched_getaffinity(0))
-        return cls(Budget.of(run.memory_budget), n_workers, run.workers or 1, run.device)
+        return cls(Budget.of(run.memory_budget), n_workers, run.threads, run.device)
 
     @cached_property
     def device(self) -> str:
