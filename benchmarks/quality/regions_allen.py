@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("grid", nargs="?", help="h5ad file of an annotated grid; a made one when not given")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--n-patterns", type=int, default=11)
-    parser.add_argument("--n-genes", type=int, default=200)
+    parser.add_argument("--n-genes", type=int, default=400)
     parser.add_argument("--solver", choices=["sklearn", "stanmf"], default="stanmf")
     parser.add_argument("--rivals", action="store_true", help="also PCA and clusterings")
     parser.add_argument("--ranks", help="with stanmf: the study's ranks; the planted one when not given")
