@@ -59,6 +59,7 @@ class Estimator:
         events: Events = SILENT,
         memory_budget: str | None = None,
         workers: int | None = None,
+        threads: int = 1,
         device: str = "auto",
         work_dir: str | None = None,
         residency: str = "auto",
@@ -81,7 +82,7 @@ class Estimator:
             Options of :func:`atlasnmf.prepare`; what is missing is prepared.
         events
             Listener for progress.
-        memory_budget, workers, device, work_dir, residency, checkpoint_every, patience
+        memory_budget, workers, threads, device, work_dir, residency, checkpoint_every, patience
             As on the command line, see :class:`atlasnmf.options.RunOptions`.
         key_added, overwrite, labels
             As on the command line, see :class:`atlasnmf.options.RunOptions`.
@@ -101,6 +102,7 @@ class Estimator:
             memory_budget=memory_budget,
             seed=self.random_state,
             workers=workers,
+            threads=threads,
             device=device,
             work_dir=work_dir,
             residency=residency,
