@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from atlasnmf.kernels.cpu.em import padded_width
 from atlasnmf.models.siid.em import Shared
@@ -15,6 +17,8 @@ __all__ = ["first_shared"]
 
 #: Rounds of grouping; more of them only fit the sample.
 _ROUNDS = 8
+#: Groupings tried; the one with the largest cosines is taken.
+_TRIES = 4
 #: Share of the mean profile in every first profile: no gene starts at zero.
 _COMMON = 0.1
 #: Counts added to every gene, so that none starts at zero.
@@ -74,23 +78,48 @@ def first_shared(
     return Shared(loadings, scaling, np.ones((len(measured), width)))
 
 
-def _groups(counts: object, n_groups: int, rng: np.random.Generator) -> np.ndarray:
-    """Group rows by cosine; returns the group of each row, shape (n,)."""
-    roots = counts.sqrt()  # type: ignore[attr-defined]
+def _groups(counts: Any, n_groups: int, rng: np.random.Generator) -> np.ndarray:
+    """Group rows by cosine, the tightest of a few tries; returns the group of each row, shape (n,)."""
+    roots = counts.sqrt()
     norms = np.sqrt(np.asarray(roots.multiply(roots).sum(axis=1)).ravel())
-    n_rows = roots.shape[0]
-    best = np.zeros(n_rows)
-    centres = np.zeros((n_groups, roots.shape[1]))
+    rows = scipy.sparse.diags_array(1 / norms) @ roots
+    tries = [_one_grouping(rows, n_groups, rng) for _ in range(_TRIES)]
+    return max(tries, key=lambda found: found[0])[1]
+
+
+def _one_grouping(rows: Any, n_groups: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
+    """Return the sum of cosines to the centres, and the groups; rows have length 1.
+
+    Each centre starts at a row drawn by its distance from those before, the best of a few draws (greedy
+    k-means++, Arthur and Vassilvitskii, 2007).
+    """
+    n_rows = rows.shape[0]
+    closest = np.zeros(n_rows)
+    centres = np.zeros((n_groups, rows.shape[1]))
+    n_draws = 2 + int(np.log(n_groups))
     for k in range(n_groups):
-        far = np.maximum(1 - best, 0.0) ** 2
-        chosen = rng.choice(n_rows, p=far / far.sum()) if far.sum() > 0 else rng.integers(n_rows)
-        centres[k] = np.asarray(roots[chosen].sum(axis=0)).ravel() / norms[chosen]
-        best = np.maximum(best, roots @ centres[k] / norms)
+        far = np.maximum(1 - closest, 0.0)
+        weights = far / far.sum() if far.sum() > 0 else None
+        drawn = rng.choice(n_rows, n_draws, p=weights)
+        candidates = rows[drawn]
+        reached = np.maximum(closest[:, None], _dense_product(rows, candidates))
+        best = int(reached.sum(axis=0).argmax())
+        closest = reached[:, best]
+        centres[k, candidates[[best]].tocoo().col] = candidates[[best]].tocoo().data
     for _ in range(_ROUNDS):
-        groups = np.asarray(roots @ centres.T).argmax(axis=1)
+        cosines = np.asarray(rows @ centres.T)
+        groups = cosines.argmax(axis=1)
         for k in range(n_groups):
             mine = groups == k
             if mine.any():
-                centre = (1 / norms[mine]) @ roots[mine]
+                centre = np.asarray(rows[mine].sum(axis=0)).ravel()
                 centres[k] = centre / np.linalg.norm(centre)
-    return groups
+    return float(cosines.max(axis=1).sum()), groups
+
+
+def _dense_product(rows: Any, candidates: Any) -> np.ndarray:
+    """Return the cosines of all rows with a few of them, shape (n, few)."""
+    few = candidates.tocoo()
+    columns = np.zeros((candidates.shape[1], candidates.shape[0]))
+    columns[few.col, few.row] = few.data
+    return np.asarray(rows @ columns)
