@@ -136,6 +136,9 @@ class WorkingCopy:
             name for name in stored.keys() | current.keys() if stored.get(name) != current.get(name)
         )
         if changed:
+            then = facts.get("source", {}).get("slice_key")
+            if "slice_key" in changed and then:
+                mend = f"open it with --slice-key {then} as then, {mend}"
             raise BadInput(
                 f"the working copy {self.path} was made from another input "
                 f"(different: {', '.join(changed)}); {mend}"
