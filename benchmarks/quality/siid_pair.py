@@ -1,11 +1,12 @@
 """Held-out genes of the breast cancer pair: SIID over seeds beside imputation without a model, and by folds.
 
 usage: python benchmarks/quality/siid_pair.py [--seeds 0,1,2,3,4] [--folds 10] [--workers 2] [--out FILE]
+           [--set NAME=VALUE ...]
 
 Every tenth gene that both slices have is hidden from the fine one, h = 20, cells linked within 17 units, the
-default parameters. Prints one JSON object a fit: the mean over hidden genes of R2 (squared Pearson), Pearson,
-Spearman, RMSE of z-scores, Jensen-Shannon divergence and structural similarity. Then every gene is hidden
-once.
+default parameters but for those set (`--set links=4`). Prints one JSON object a fit: the mean over hidden
+genes of R2 (squared Pearson), Pearson, Spearman, RMSE of z-scores, Jensen-Shannon divergence and structural
+similarity. Then every gene is hidden once.
 """
 
 from __future__ import annotations
@@ -58,9 +59,11 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--n-factors", type=int, default=20)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    pair = breast()
+    more = dict(text.split("=", 1) for text in args.set)
+    pair = breast(coarse_only="out_of_panel" in more)
     hidden = np.arange(0, pair.n_panel, 10)
     names = ",".join(pair.genes[g] for g in hidden)
     record: dict[str, object] = {
@@ -70,13 +73,14 @@ def main() -> None:
     }
     print(json.dumps(record), flush=True)
     for seed in map(int, args.seeds.split(",")):
-        done = fit(pair, Params(n_factors=args.n_factors, holdout=names), seed=seed, n_workers=args.workers)
+        params = Params(**{"n_factors": args.n_factors, "holdout": names, **more})
+        done = fit(pair, params, seed=seed, n_workers=args.workers)
         row = {"seed": seed, "passes": len(done.losses), "seconds": round(float(done.seconds[-1]), 1)}
         row |= {"loss": round(float(done.losses[-1])), **means(scores(pair, done))}
         record["seeds"].append(row)  # type: ignore[attr-defined]
         print(json.dumps(row), flush=True)
     if args.folds:
-        params = Params(n_factors=args.n_factors, holdout=f"{args.folds}fold")
+        params = Params(**{"n_factors": args.n_factors, "holdout": f"{args.folds}fold", **more})
         done = fit(pair, params, n_workers=args.workers)
         found = scores(pair, done)
         plain = {name: [] for name in "ABCD"}

@@ -51,19 +51,20 @@ class SmallPair:
             offsets, HeldCsr(Csr.from_scipy(sp.csr_matrix(counts))), np.zeros(len(counts), np.float32)
         )
 
-    def unit(self, *, tile_spots=64, n_workers=1):
+    def unit(self, *, tile_spots=64, n_workers=1, client=None):
         source = self.source()
-        return Pass(source, plan_tiles(source.offsets, tile_spots), n_workers=n_workers)
+        tiles = plan_tiles(source.offsets, tile_spots)
+        return Pass(source, tiles, n_workers=n_workers, client=client)
 
     def sample(self):
         source = self.source()
         rows = [np.arange(self.n_fine), self.n_fine + np.arange(len(self.coarse))]
         return [source.batch(s, source.read_rows(chosen)) for s, chosen in enumerate(rows)]
 
-    def fit(self, *, seed=0, n_workers=1, **params):
+    def fit(self, *, seed=0, n_workers=1, client=None, **params):
         model = build(Params(**params), self.facts(), "cpu", seed)
         state, losses = model.method.init(self.sample()), []
-        unit = self.unit(n_workers=n_workers)
+        unit = self.unit(n_workers=n_workers, client=client)
         while not model.method.done(state):
             state, figures = model.method.step(state, unit)
             losses.append(figures["loss"])

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from atlasnmf.metrics import hungarian_match, jensen_shannon, poisson_ceiling, r
 from atlasnmf.models.siid.holdout import held_out
 from atlasnmf.models.siid.method import Model, build
 from atlasnmf.models.siid.params import PRESETS, Params
+from atlasnmf.models.siid.passes import CoarseTask, FineTask, Thinning
 from atlasnmf.models.siid.published import fit_published
 
 
@@ -60,6 +62,24 @@ def test_the_same_bits_for_one_and_two_workers(more):
     options = {"n_factors": 3, "passes": 12, "restart_passes": 4, **more}
     one, two = (pair.fit(n_workers=n, **options) for n in (1, 2))
     same(one[0].method.pack(one[1]), two[0].method.pack(two[1]))
+
+
+def test_tasks_on_other_workers_give_the_same_bits():
+    from distributed import Client, LocalCluster
+
+    pair = small_pair(1)
+    options = {"n_factors": 3, "passes": 6, "restarts": 2, "restart_passes": 3, "out_of_panel": "none"}
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        far = pair.fit(client=client, **options)
+    here = pair.fit(**options)
+    same(here[0].method.pack(here[1]), far[0].method.pack(far[1]))
+    tasks = [FineTask(*(np.zeros(1) for _ in range(6)), 1, 0.0, "cpu", Thinning(0.1, 0))]
+    tasks.append(CoarseTask(3, np.zeros(1), np.zeros(1), None, None, "cpu"))
+    for task in tasks:
+        assert type(pickle.loads(pickle.dumps(task))) is type(task)
 
 
 @pytest.mark.parametrize("at", [2, 9, 20])
