@@ -78,7 +78,7 @@ def _spelling(parameter: inspect.Parameter) -> str:
 def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
     """Turn one declared option into a Typer parameter that is None unless the user gives it."""
     annotation = _plain_type(info.annotation)
-    default = "" if info.is_required() or info.default in (None, ()) else f" [default: {info.default}]"
+    default = "" if info.is_required() else _default_text(info.default)
     option = typer.Option(
         f"--{name.replace('_', '-')}" + (f"/--no-{name.replace('_', '-')}" if annotation is bool else ""),
         help=(info.description or "") + default,
@@ -86,6 +86,26 @@ def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
         metavar=_metavar(info.annotation),
     )
     return fixed(name, Annotated[annotation | None, option], None)
+
+
+def _default_text(value: Any) -> str:
+    """Return what the help says of a default; in round brackets, since rich reads square ones as markup.
+
+    Examples
+    --------
+    >>> _default_text(20), _default_text((8, 9, 10)), _default_text(None)
+    (' (default 20)', ' (default 8-10)', '')
+    """
+    if value is None or value == ():
+        return ""
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    if isinstance(value, tuple):
+        if len(value) > 1 and value == tuple(range(value[0], value[-1] + 1)):
+            value = f"{value[0]}-{value[-1]}"
+        else:
+            value = ",".join(map(str, value))
+    return f" (default {value})"
 
 
 def _plain_type(annotation: Any) -> type:

@@ -283,3 +283,18 @@ def test_the_recorded_command_does_the_fit_again(fitted: Path, copy: Copy) -> No
     store = copy()
     ok("fit", "inspire", str(store), *words[4:])
     assert_same_bits(results(store), results(fitted))
+
+
+def test_help_names_defaults() -> None:
+    """Typer draws help through rich, which takes square brackets for markup and leaves them out."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "atlasnmf.cli", "fit", "stanmf", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=os.environ | {"COLUMNS": "220"},
+    ).stdout
+    plain = " ".join(shown.replace("│", " ").split())
+    assert "(default 8-30)" in plain
+    assert "(default 20)" in plain
