@@ -11,7 +11,8 @@ least squares and add as much of what was noted:
 
     X diag(w) A ~ S V'diag(w) A + R alpha,     X'D ~ V S'D + P beta.
 
-They cost n·m·C and G·m·C instead of nnz·C, in memory, and an anchor makes them exact again.
+They cost n·m·C and G·m·C instead of nnz·C, in memory, and an anchor makes them exact again. It also says how
+far off they were: the X diag(w) A they would have used beside the true one.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from atlasnmf.models.stanmf.solver import (
     sweep_spots,
 )
 from atlasnmf.models.stanmf.values import Transform
+from atlasnmf.reduce.reduction import add
 from atlasnmf.schema import SliceBatch
 
 __all__ = ["Anchors", "Sketch", "anchor", "iterate_on_sketch"]
@@ -109,19 +111,38 @@ def anchor(
     gene_squares: np.ndarray,
     at_work: Sequence[int],
 ) -> Iteration:
-    """Take one exact iteration and note what the sketch misses of it (see :func:`solver.iterate`)."""
+    """Take one exact iteration, note what the sketch misses of it, and how well the last anchor foretold it.
+
+    See :func:`solver.iterate` for the parameters.
+    """
     task = Task.of(fits, coefficients, at_work)
-    seen = sketch.basis.T @ task.weighted
+    seen, missed, alphas = _foretold(task, sketch, anchors)
     beside = (sketch.rows, *(() if fits.spot_weights is None else (fits.spot_weights,)))
-    chunk = _OnBoth(transform, task, seen)
+    chunk = _OnBoth(transform, task, seen, alphas)
     rows = (patterns, anchors.missed, anchors.patterns)
-    sums, small = unit.reduce(chunk, rows=rows, beside=beside, combine=_add_both)
+    sums, (small, errors) = unit.reduce(chunk, rows=rows, beside=beside, combine=_add_both)
     cross, small = sums.cross.astype(coefficients.dtype), small.astype(coefficients.dtype)
-    anchors.genes[:, task.columns] = task.weighted - sketch.basis @ seen
+    anchors.genes[:, task.columns] = missed
     anchors.cross[:, task.columns] = cross - sketch.basis @ small
     anchors.small[:, task.columns] = small
     swept, violation = sweep_genes(fits, task, coefficients, cross, sums)
-    return Iteration(swept, violation, losses_of(fits, task, swept, cross, sums.grams, gene_squares))
+    losses = losses_of(fits, task, swept, cross, sums.grams, gene_squares)
+    wide = np.zeros(fits.n_fits)
+    wide[task.fits] = np.sqrt(errors[0] / np.maximum(errors[1], np.finfo(np.float64).tiny))
+    return Iteration(swept, violation, losses, wide)
+
+
+def _foretold(
+    task: Task, sketch: Sketch, anchors: Anchors
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Return V'diag(w) A, what the sketch misses of diag(w) A, and its combination of the anchor's."""
+    seen = sketch.basis.T @ task.weighted
+    missed = task.weighted - sketch.basis @ seen
+    alphas = [
+        _combination(anchors.genes[:, start:stop], missed[:, a:b])
+        for (start, stop), (a, b) in zip(task.places, task.spans, strict=True)
+    ]
+    return seen, missed, alphas
 
 
 def iterate_on_sketch(
@@ -135,12 +156,7 @@ def iterate_on_sketch(
 ) -> Iteration:
     """Take one iteration without reading the data; its losses are not known."""
     task = Task.of(fits, coefficients, at_work)
-    seen = sketch.basis.T @ task.weighted
-    missed = task.weighted - sketch.basis @ seen
-    alphas = [
-        _combination(anchors.genes[:, start:stop], missed[:, a:b])
-        for (start, stop), (a, b) in zip(task.places, task.spans, strict=True)
-    ]
+    seen, _, alphas = _foretold(task, sketch, anchors)
     chunk = _OnSketch(task, seen, alphas)
     beside = (sketch.rows, anchors.missed, anchors.patterns)
     beside = (*beside, *(() if fits.spot_weights is None else (fits.spot_weights,)))
@@ -168,20 +184,28 @@ def _solved(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
     return np.linalg.solve(gram + ridge * np.eye(len(gram)), cross)
 
 
-def _add_both(left: tuple[Any, Any], right: tuple[Any, Any]) -> tuple[Any, Any]:
-    if isinstance(left[1], np.ndarray):
-        return left[0] + right[0], left[1] + right[1]
-    pairs = zip(left[1], right[1], strict=True)
-    return left[0] + right[0], [(a + c, b + d) for (a, b), (c, d) in pairs]
+def _add_both(left: tuple[Sums, Any], right: tuple[Sums, Any]) -> tuple[Sums, Any]:
+    return left[0] + right[0], add(left[1], right[1])
+
+
+def _cross_on_sketch(
+    task: Task, sketch: np.ndarray, seen: np.ndarray, missed: np.ndarray, alphas: list[np.ndarray]
+) -> np.ndarray:
+    """Return S V'diag(w) A + R alpha of a tile."""
+    cross = sketch @ seen
+    for (a, b), (start, stop), alpha in zip(task.spans, task.places, alphas, strict=True):
+        cross[:, a:b] += missed[:, start:stop] @ alpha
+    return cross
 
 
 @dataclass(frozen=True)
 class _OnBoth:
-    """One tile of an exact iteration, and what the sketch misses of it."""
+    """One tile of an exact iteration, what the sketch misses of it, and how far off the last anchor is."""
 
     transform: Transform
     task: Task
     seen: np.ndarray
+    alphas: list[np.ndarray]
 
     def __call__(
         self,
@@ -191,16 +215,21 @@ class _OnBoth:
         anchored: np.ndarray,
         sketch: np.ndarray,
         draws: np.ndarray | None = None,
-    ) -> tuple[tuple[Sums, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    ) -> tuple[tuple[Sums, Any], tuple[np.ndarray, np.ndarray, np.ndarray]]:
         values, columns = self.transform(batch), self.task.columns
         cross = values.dot(self.task.weighted)
+        off = cross - _cross_on_sketch(self.task, sketch, self.seen, missed, self.alphas)
+        errors = np.array([self._squares(off), self._squares(cross)])
         kept, patterns, violation = sweep_spots(self.task, cross, own)
         left, grams = spot_sums(self.task, patterns, draws)
         missed, anchored = missed.copy(), anchored.copy()
         missed[:, columns] = cross - sketch @ self.seen
         anchored[:, columns] = left
         sums = Sums(values.t_dot(left).astype(np.float64), grams, violation)
-        return (sums, (sketch.T @ left).astype(np.float64)), (kept, missed, anchored)
+        return (sums, ((sketch.T @ left).astype(np.float64), errors)), (kept, missed, anchored)
+
+    def _squares(self, values: np.ndarray) -> list[float]:
+        return [float(np.vdot(values[:, a:b], values[:, a:b])) for a, b in self.task.spans]
 
 
 @dataclass(frozen=True)
@@ -218,10 +247,8 @@ class _OnSketch:
         missed: np.ndarray,
         anchored: np.ndarray,
         draws: np.ndarray | None = None,
-    ) -> tuple[tuple[Sums, list[tuple[np.ndarray, np.ndarray]]], np.ndarray]:
-        cross = sketch @ self.seen
-        for (a, b), (start, stop), alpha in zip(self.task.spans, self.task.places, self.alphas, strict=True):
-            cross[:, a:b] += missed[:, start:stop] @ alpha
+    ) -> tuple[tuple[Sums, Any], np.ndarray]:
+        cross = _cross_on_sketch(self.task, sketch, self.seen, missed, self.alphas)
         kept, patterns, violation = sweep_spots(self.task, cross, own)
         left, grams = spot_sums(self.task, patterns, draws)
         overlaps = []
@@ -230,4 +257,4 @@ class _OnSketch:
             overlaps.append(
                 ((before.T @ before).astype(np.float64), (before.T @ left[:, a:b]).astype(np.float64))
             )
-        return (Sums((sketch.T @ left).astype(np.float64), grams, violation), overlaps), kept
+        return (Sums((sketch.T @ left).astype(np.float64), grams, violation), tuple(overlaps)), kept

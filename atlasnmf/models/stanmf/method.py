@@ -23,6 +23,8 @@ from atlasnmf.schema import AtlasFacts, Result, SliceBatch
 
 __all__ = ["Model", "StaNmfMethod", "Study", "build"]
 
+#: A sketch whose products are off by more than this share is not used further for a stack (usual: .001).
+_TRUSTED = 0.005
 #: Subspace iterations that sharpen the singular vectors a fit starts from.
 _SHARPENINGS = 4
 #: Iterations over all spots go on while one still lowers the loss of a fit by more than this share of it.
@@ -61,8 +63,8 @@ class Study:
         D (n, C) and A (G, C) of the stack.
     missed, anchor_patterns, anchor_genes, anchor_cross, anchor_small
         What the last exact iteration noted (:class:`anchored.Anchors`); empty on the exact path.
-    first_violation, last_loss, n_iterations, at_work
-        By fit of the stack, shape (F,).
+    first_violation, last_loss, off, n_iterations, at_work
+        By fit of the stack, shape (F,); ``off`` is the largest error of the sketch that an anchor found.
     curve
         One entry a finished rank.
     rank
@@ -91,6 +93,7 @@ class Study:
     anchor_small: np.ndarray = field(default_factory=_nothing)
     first_violation: np.ndarray = field(default_factory=_nothing)
     last_loss: np.ndarray = field(default_factory=_nothing)
+    off: np.ndarray = field(default_factory=_nothing)
     n_iterations: np.ndarray = field(default_factory=_nothing)
     at_work: np.ndarray = field(default_factory=_nothing)
 
@@ -180,7 +183,7 @@ class StaNmfMethod:
             state.right = right_vectors(state.basis, state.sketch_gram, fits)
         self._make_room(state, unit.n_rows, fits.n_columns)
         state.first_violation, state.last_loss = np.zeros(fits.n_fits), np.zeros(fits.n_fits)
-        state.n_iterations = np.zeros(fits.n_fits, dtype=np.int64)
+        state.n_iterations, state.off = np.zeros(fits.n_fits, dtype=np.int64), np.zeros(fits.n_fits)
         state.at_work = np.ones(fits.n_fits, dtype=bool)
         state.enter("sharpen" if state.right.size else "iterate")
         return {}
@@ -201,13 +204,16 @@ class StaNmfMethod:
     def _iterate(self, state: Study, unit: Pass) -> dict[str, float]:
         whole, unit = unit, self._learned(unit)
         last = state.passes >= self.params.max_iterations
-        exact = self.params.path == "exact" or self._is_anchor(state.passes) or last
+        doubted = bool((state.off > _TRUSTED).any())
+        exact = self.params.path == "exact" or self._is_anchor(state.passes) or last or doubted
         working = np.flatnonzero(state.at_work)
         found = self._iteration(state, unit, working.tolist(), exact)
         state.coefficients = found.coefficients
         state.n_iterations[working] += 1
         if exact:
             state.last_loss[working] = found.losses[working]
+        if found.off is not None and state.passes > self.params.exact_iterations:
+            state.off[working] = np.maximum(state.off[working], found.off[working])
         if state.passes == 1:
             state.first_violation = found.violation
         # a fit ends on an exact iteration, so that its loss is its own
@@ -306,6 +312,7 @@ class StaNmfMethod:
             "loss": float(losses.mean()),
             "losses": losses.tolist(),
             "iterations": state.n_iterations[own].tolist(),
+            "sketch_error": float(state.off[own].max()),
         }
 
     def _pca(self, state: Study, fits: Fits, n_spots: int) -> dict[str, float]:
@@ -397,6 +404,7 @@ _CURVE = {
     "instability_pca_sd": "pca_sd",
     "losses": "losses",
     "iterations": "iterations",
+    "sketch_error": "sketch_error",
 }
 
 

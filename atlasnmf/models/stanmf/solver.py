@@ -153,11 +153,14 @@ class Iteration:
     losses
         ||(X - D A') diag(sqrt w)||^2 / ||X diag(sqrt w)||^2 by fit, after the iteration, shape (F,); NaN
         where it was not taken.
+    off
+        Relative error of the X diag(w) A that the sketch would have used, shape (F,); None without a sketch.
     """
 
     coefficients: np.ndarray
     violation: np.ndarray
     losses: np.ndarray
+    off: np.ndarray | None = None
 
 
 def spans_of(widths: Sequence[int]) -> list[tuple[int, int]]:

@@ -10,6 +10,8 @@ from sklearn.decomposition import PCA
 from small_studies import counts_of, log_values, study
 
 from atlasnmf.errors import BadOption
+from atlasnmf.models.stanmf import method
+from atlasnmf.models.stanmf.anchored import iterate_on_sketch
 from atlasnmf.models.stanmf.instability import amari, choose_rank, hungarian, instability
 from atlasnmf.models.stanmf.memory import settle, step_bytes
 from atlasnmf.models.stanmf.params import Params, parse_ranks
@@ -84,6 +86,23 @@ def test_both_paths_and_any_stacking_tell_the_same():
         np.testing.assert_allclose(losses, expected, rtol=5e-3, err_msg=name)
     np.testing.assert_allclose(curves["stacked"], curves["exact"], atol=1e-9)
     np.testing.assert_allclose(curves["compressed"], curves["exact"], atol=0.01)
+
+
+@pytest.mark.parametrize(("trusted", "on_sketch"), [(0.0, 4), (1.0, 16)])
+def test_a_sketch_that_is_off_is_left(monkeypatch, trusted, on_sketch):
+    """The first anchor after the sketch was used finds its error; from then on the data are read."""
+    calls = []
+
+    def counted(*arguments):
+        calls.append(1)
+        return iterate_on_sketch(*arguments)
+
+    monkeypatch.setattr(method, "iterate_on_sketch", counted)
+    monkeypatch.setattr(method, "_TRUSTED", trusted)
+    params = {"ranks": (4,), "replicates": 2, "max_iterations": 21, "tol": 0.0}
+    _, state = study(separate(), exact_iterations=1, anchor_every=5, sketch_width=5, **params)
+    assert len(calls) == 2 * on_sketch  # once for the rank's fits, once for the last fit
+    assert state.curve[0]["sketch_error"] > 0
 
 
 def test_the_last_fit_is_of_all_genes_and_its_loss_is_its_own():
