@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--solver", choices=["sklearn", "stanmf"], default="stanmf")
     parser.add_argument("--rivals", action="store_true", help="also PCA and clusterings")
     parser.add_argument("--ranks", help="with stanmf: the study's ranks; the planted one when not given")
-    parser.add_argument("--replicates", type=int, default=5)
+    parser.add_argument("--replicates", type=int, default=16)
     args = parser.parse_args()
     for seed in (int(text) for text in args.seeds.split(",")):
         with tempfile.TemporaryDirectory() as folder:
