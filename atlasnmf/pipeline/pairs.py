@@ -1,8 +1,7 @@
-"""A fine and a coarse slice of one tissue: what is refused, how they are linked, how a holdout is scored."""
+"""A fine and a coarse slice of one tissue: what is refused, and how they are linked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,29 +15,21 @@ from atlasnmf.schema import AtlasFacts, PairNeeds
 if TYPE_CHECKING:
     from atlasnmf.features.pairing import Links
     from atlasnmf.options import AtlasOptions, Options
-    from atlasnmf.pipeline.fitting import Fit
     from atlasnmf.pipeline.request import FitRequest
     from atlasnmf.store.atlas import Atlas
-    from atlasnmf.store.results import ResultWriter
 
 __all__ = [
     "PairPreparation",
     "check_pair",
     "common_genes",
+    "dense_columns",
     "naming_tables",
-    "score_holdout",
+    "wanted_genes",
     "with_genes_read",
-    "write_pair",
 ]
 
-#: Cells that a holdout is scored on, spread evenly over the slice, and genes held dense at a time.
-_SCORED_CELLS, _GENES_AT_A_TIME = 131_072, 32
-#: Nearest cells that baselines C and D average over.
-_NEIGHBOURS = 30
 #: Genes that an alignment is estimated from, and cells it looks at.
 _ALIGN_GENES, _ALIGN_CELLS = 40, 20_000
-#: Imputed values computed at a time.
-_IMPUTED_VALUES = 1 << 22
 #: A longer text is a list of genes and no path.
 _LONGEST_PATH = 1024
 #: A share of linked cells below this is worth a warning.
@@ -105,7 +96,7 @@ def check_pair(atlas: Atlas, request: FitRequest, pair: PairNeeds) -> None:
             f"{coarse.name!r} share; ask for fewer (--n-factors)"
         )
     models.check(request.model, request.params, tuple(genes), request.run.seed)
-    _wanted_genes(request.params, coarse.var_names().astype(np.str_).tolist(), genes)
+    wanted_genes(request.params, coarse.var_names().astype(np.str_).tolist(), genes)
     labels = request.run.labels
     if labels is not None and labels not in fine.obs_columns():
         raise BadOption(
@@ -115,7 +106,7 @@ def check_pair(atlas: Atlas, request: FitRequest, pair: PairNeeds) -> None:
         _linked(atlas.coordinates_of(fine), atlas.coordinates_of(coarse), pair)
 
 
-def _wanted_genes(params: Any, known: list[str], panel: list[str]) -> list[str]:
+def wanted_genes(params: Any, known: list[str], panel: list[str]) -> list[str]:
     """Return the genes to write imputed counts of; raises BadInput for one that the coarse table lacks."""
     if not params.impute:
         return []
@@ -225,8 +216,8 @@ class PairPreparation(Preparation):
         found = align_rigid(
             fine[cells],
             coarse,
-            _dense(counts.read_rows(cells).to_scipy()[:, genes]),
-            _dense(counts.read_rows(spots).to_scipy()[:, genes]),
+            dense_columns(counts.read_rows(cells).to_scipy()[:, genes]),
+            dense_columns(counts.read_rows(spots).to_scipy()[:, genes]),
             max_distance=self._reach(coarse),
             rng=rng,
         )
@@ -255,143 +246,9 @@ class PairPreparation(Preparation):
         return replace(super()._facts(), links=links)
 
 
-def _dense(matrix: Any) -> np.ndarray:
+def dense_columns(matrix: Any) -> np.ndarray:
     """Return a few columns as an array, float64."""
     stored = matrix.tocoo()
     out = np.zeros(stored.shape)
     out[stored.row, stored.col] = stored.data
     return out
-
-
-def score_holdout(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score the genes that were hidden from the fine slice, beside imputation without a model.
-
-    Returns
-    -------
-    figures
-        Means over genes: of every score of the model and ``baselines``, the R2 of A to D.
-    table
-        The same by gene, with total counts and the share of zeros that was seen, and that is predicted for
-        as many counts; empty without a holdout.
-
-    Notes
-    -----
-    On at most 131 072 cells spread evenly over the slice. Some genes at a time are dense.
-    """
-    from scipy.spatial import cKDTree
-
-    from atlasnmf.batches.samplers import spread_rows
-    from atlasnmf.metrics import GENE_SCORES, gene_scores, predicted_zeros, r_squared, spot_baselines
-
-    folds = fit.model.folds(fit.state)
-    if not folds:
-        return {}, {}
-    source, facts = fit.source, fit.prepared.facts
-    assert facts.links is not None
-    n_fine = int(facts.n_spots[0])
-    rows = spread_rows(source.offsets, _SCORED_CELLS, seed=fit.request.run.seed)[0]
-    cells = source.counts.read_rows(rows).to_scipy().tocsc()
-    coarse = source.counts.read_rows(np.arange(n_fine, source.n_spots)).to_scipy().tocsc()
-    positions = fit.prepared.working.vector("coordinates")[rows]
-    _, neighbours = cKDTree(positions).query(positions, k=min(_NEIGHBOURS, len(rows)))
-    neighbours = neighbours.reshape(len(rows), -1)
-    spot_of = facts.links[0][rows, 0]
-    everything = np.asarray(cells.sum(axis=1)).ravel()
-    parts: list[dict[str, np.ndarray]] = []
-    for lane, hidden in folds:
-        totals = everything - np.asarray(cells[:, hidden].sum(axis=1)).ravel()
-        for start in range(0, len(hidden), _GENES_AT_A_TIME):
-            genes = hidden[start : start + _GENES_AT_A_TIME]
-            measured = _dense(cells[:, genes])
-            imputed = fit.model.impute(fit.state, rows, genes, lane)
-            plain = spot_baselines(_dense(coarse[:, genes]), spot_of, totals, neighbours)
-            part = {"gene": np.array(facts.genes, dtype=object)[genes]}
-            part |= gene_scores(measured, imputed)
-            part |= {f"baseline_{name}": r_squared(measured, values) for name, values in plain.items()}
-            part["counts"] = measured.sum(axis=0)
-            part["coarse_counts"] = np.asarray(coarse[:, genes].sum(axis=0)).ravel().astype(np.float64)
-            part["zeros"] = (measured == 0).mean(axis=0)
-            # of a gene that the fine slice never showed, the platform's scaling is unknown
-            scale = measured.sum(axis=0) / np.maximum(imputed.sum(axis=0), 1e-30)
-            part["predicted_zeros"] = predicted_zeros(imputed * scale)
-            parts.append(part)
-    table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    figures: dict[str, Any] = {name: _mean(table[name]) for name in GENE_SCORES}
-    figures["baselines"] = {name: _mean(table[f"baseline_{name}"]) for name in "ABCD"}
-    figures["n_genes"] = len(table["gene"])
-    return figures, table | {"n_cells": len(rows)}
-
-
-def write_pair(
-    writer: ResultWriter, fit: Fit, uns: dict[str, Any], written: dict[str, list[str]]
-) -> dict[str, Any]:
-    """Write the types of cells, add what is known of links and of a holdout to ``uns``; return figures."""
-    import pandas as pd
-
-    fine, key = fit.atlas.tables[0], fit.request.key
-    names = [f"factor_{k + 1}" for k in range(fit.state.n_factors)]
-    codes, depths = np.full(fine.n_spots, -1, dtype=np.int16), np.full(fine.n_spots, np.nan)
-    order = fit.prepared.working.vector("order")
-    for rows in _runs(fit, _SCORED_CELLS):
-        weights = fit.model.weights(fit.state, rows)
-        depths[order[rows]] = weights.sum(axis=1)
-        codes[order[rows]] = np.where(weights.sum(axis=1) > 0, weights.argmax(axis=1), -1)
-    writer.obs(f"{key}_type", {fine.name: pd.Categorical.from_codes(codes, names)})
-    writer.obs(f"{key}_depth", {fine.name: depths})
-    written[fine.name] += [f"{key}_type", f"{key}_depth"]
-    genes = list(fit.prepared.facts.genes)
-    known = fit.atlas.tables[1].var_names().astype(np.str_).tolist()
-    asked = _wanted_genes(fit.request.params, known, genes[: fit.model.method.n_panel])
-    fitted = set(genes)
-    wanted = [gene for gene in asked if gene in fitted]
-    if len(wanted) < len(asked):
-        fit.events.warn(
-            f"{len(asked) - len(wanted):,} genes to impute were seen in too few spots, and were not fitted"
-        )
-    if wanted:
-        _write_imputed(writer, fit, wanted)
-        uns["imputed_genes"] = np.array(wanted, dtype=object)
-        written[fine.name].append(f"{key}_imputed")
-    links = fit.prepared.working.ledger.facts("links")
-    uns["links"] = {name: value for name, value in links.items() if value is not None}
-    uns["fine"], uns["coarse"] = (table.name for table in fit.atlas.tables)
-    figures, table = score_holdout(fit)
-    if table:
-        uns["holdout"] = table
-    if fit.request.run.labels is not None:
-        figures |= _agreement(fine.obs_column(fit.request.run.labels), codes)
-    return figures
-
-
-def _agreement(labels: Any, codes: np.ndarray) -> dict[str, float]:
-    """Return how well the factor that leads in a cell agrees with known types, over cells that have both."""
-    from atlasnmf.metrics import adjusted_rand, label_codes, normalised_mutual_information
-
-    known, _ = label_codes(np.asarray(labels, dtype=np.object_))
-    both = (known >= 0) & (codes >= 0)
-    return {
-        "ari": round(adjusted_rand(known[both], codes[both]), 5),
-        "nmi": round(normalised_mutual_information(known[both], codes[both]), 5),
-        "n_labelled": int(both.sum()),
-    }
-
-
-def _runs(fit: Fit, most: int) -> Iterator[np.ndarray]:
-    """Yield the fine working rows in runs."""
-    n_fine = int(fit.prepared.facts.n_spots[0])
-    for start in range(0, n_fine, most):
-        yield np.arange(start, min(start + most, n_fine))
-
-
-def _write_imputed(writer: ResultWriter, fit: Fit, wanted: list[str]) -> None:
-    """Write the mean counts of genes for every cell, some cells at a time."""
-    place = {gene: at for at, gene in enumerate(fit.prepared.facts.genes)}
-    genes = np.array([place[gene] for gene in wanted])
-    name = f"{fit.request.key}_imputed"
-    writer.per_spot(name, len(genes), tables=[fit.atlas.tables[0].name])
-    for rows in _runs(fit, max(_IMPUTED_VALUES // len(genes), 1)):
-        writer.put(name, int(rows[0]), fit.model.impute(fit.state, rows, genes).astype(np.float32))
-
-
-def _mean(values: np.ndarray) -> float:
-    return round(float(np.nanmean(values)), 5)

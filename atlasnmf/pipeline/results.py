@@ -83,7 +83,7 @@ def write_results(fit: Fit) -> dict[str, list[str]]:
                 keys.append(renamed(name, request))
         uns = dict(result.uns)
         if prepared.facts.links is not None:
-            from atlasnmf.pipeline.pairs import write_pair
+            from atlasnmf.pipeline.pair_results import write_pair
 
             fit.quality |= write_pair(writer, fit, uns, written)
         if embedding is not None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-
-from atlasnmf.kernels.cpu.em import padded_width
 
 __all__ = ["CoarseSums", "FineSums", "Shared", "coarse_loss", "entropy_weight", "maximise", "price_of"]
 
@@ -164,10 +161,3 @@ def entropy_weight(lambda_epochs: float | None, done: int, passes: int) -> float
     if lambda_epochs is None:
         return 0.0
     return float(np.exp(PUBLISHED_EPOCHS / lambda_epochs * done / max(passes, 1)))
-
-
-def padded(array: np.ndarray, real: Any = np.float32) -> np.ndarray:
-    """Return an array with its last axis padded with zeros to the kernels' width."""
-    wide = np.zeros((*array.shape[:-1], padded_width(array.shape[-1])), real)
-    wide[..., : array.shape[-1]] = array
-    return wide

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -23,12 +23,13 @@ from atlasnmf.models.siid.em import (
 from atlasnmf.models.siid.holdout import held_out
 from atlasnmf.models.siid.params import FACTOR_LADDER, Params
 from atlasnmf.models.siid.passes import CoarseTask, FineTask, Thinning, transposed_links
+from atlasnmf.models.siid.reading import Model
 from atlasnmf.models.siid.start import first_shared
-from atlasnmf.schema import AtlasFacts, Result, SliceBatch
+from atlasnmf.models.siid.state import COARSE, FINE, Lane, State
+from atlasnmf.schema import AtlasFacts, SliceBatch
 
-__all__ = ["Lane", "Model", "SiidMethod", "State", "build"]
+__all__ = ["SiidMethod", "build"]
 
-_FINE, _COARSE = 0, 1
 _REAL = np.float32
 #: Share of the molecules set aside to compare numbers of factors, and passes of the comparison.
 _ASIDE, _CHOICE_PASSES = 0.1, 25
@@ -37,65 +38,6 @@ _REST_PASSES = 40
 #: The sizes of the negative binomial are estimated in every so many of the first passes, within bounds.
 _SIZE_EVERY, _SIZE_PASSES, _SIZES = 5, 30, (0.05, 1e4)
 _FIRST_SIZE = 10.0
-
-
-@dataclass(frozen=True)
-class Lane:
-    """One of the fits that share every pass.
-
-    Parameters
-    ----------
-    start
-        Number of its draw.
-    n_factors
-        h.
-    hidden
-        Panel genes it does not see in the fine slice, positions, int64.
-    fold
-        Number of its fold; -1 for a fit that is no fold of several.
-    """
-
-    start: int
-    n_factors: int
-    hidden: np.ndarray
-    fold: int = -1
-
-
-@dataclass
-class State:
-    """All there is to save.
-
-    Parameters
-    ----------
-    phase
-        ``choose`` a number of factors, ``fit``, fit the ``rest`` of the genes, ``done``.
-    step
-        Passes done in this phase.
-    n_factors
-        h, once it is chosen.
-    lanes
-        Positions in the phase's lanes of the fits that go on, int64, shape (R,).
-    shared
-        What all rows share.
-    factors, depths, shares
-        p, n and m of all working rows (those of coarse rows are not used), float32, shapes (n, R, H), (n, R)
-        and (n, R).
-    losses
-        Loss before the last pass, float64, shape (R,); infinite before the first.
-    rest
-        Loadings of the genes that only the coarse slice has, float64, shape (G - fitted, H).
-    """
-
-    phase: str
-    step: int
-    n_factors: int
-    lanes: np.ndarray
-    shared: Shared
-    factors: np.ndarray
-    depths: np.ndarray
-    shares: np.ndarray
-    losses: np.ndarray
-    rest: np.ndarray
 
 
 class SiidMethod:
@@ -114,7 +56,7 @@ class SiidMethod:
         assert facts.links is not None
         self.params, self.facts, self.device, self.seed = params, facts, str(device), seed
         self.n_fine, self.n_coarse = (int(n) for n in facts.n_spots)
-        self.n_panel = int(facts.gene_mask[_FINE].sum())
+        self.n_panel = int(facts.gene_mask[FINE].sum())
         jointly = params.out_of_panel == "jointly"
         self.n_fitted = facts.n_genes if jointly else self.n_panel
         self.folds, self.crossed = held_out(params.holdout, facts.genes[: self.n_panel], seed=seed)
@@ -166,12 +108,12 @@ class SiidMethod:
 
     def _first(self, sample: list[SliceBatch], phase: str, n_factors: int) -> State:
         lanes = self.lanes(phase, n_factors)
-        counts = sample[_FINE].counts
+        counts = sample[FINE].counts
         shared = first_shared(
             counts,
             self._measured(lanes),
-            self.facts.gene_sums[_FINE, : self.n_fitted],
-            self.facts.gene_sums[_COARSE, : self.n_fitted],
+            self.facts.gene_sums[FINE, : self.n_fitted],
+            self.facts.gene_sums[COARSE, : self.n_fitted],
             n_factors=[lane.n_factors for lane in lanes],
             starts=[lane.start for lane in lanes],
             seed=self.seed,
@@ -183,7 +125,7 @@ class SiidMethod:
         for r, lane in enumerate(lanes):
             factors[: self.n_fine, r, : lane.n_factors] = 1 / lane.n_factors
         # depth and share are solved for in the first pass; until then their scale is that of the mean
-        fine, coarse = (self.facts.gene_sums[s, : self.n_fitted].sum() for s in (_FINE, _COARSE))
+        fine, coarse = (self.facts.gene_sums[s, : self.n_fitted].sum() for s in (FINE, COARSE))
         depths = np.full((self._n, len(lanes)), fine / max(self.n_fine, 1), _REAL)
         linked = int((self.spots[:, 0] >= 0).sum())
         shares = np.full((self._n, len(lanes)), coarse / max(linked, 1), _REAL)
@@ -239,7 +181,7 @@ class SiidMethod:
         task = CoarseTask(
             self.n_fine, mixtures, shared.loadings.astype(_REAL), scaling, shared.size, self.device
         )
-        return mixtures, unit.only(_COARSE).reduce(task)
+        return mixtures, unit.only(COARSE).reduce(task)
 
     def _fit_pass(self, state: State, unit: Pass) -> tuple[State, dict[str, Any]]:
         shared = state.shared
@@ -262,7 +204,7 @@ class SiidMethod:
             Thinning(_ASIDE, self.seed) if state.phase == "choose" else None,
         )
         rows = (state.factors, state.depths, state.shares)
-        sums = unit.only(_FINE).reduce(task, rows=rows, beside=self._links)
+        sums = unit.only(FINE).reduce(task, rows=rows, beside=self._links)
         losses = self._coarse_loss(shared, mixtures, coarse) + sums["figures"][0]
         exposures = sums["exposures"]
         exposure = exposures[1][:, None, :]
@@ -321,7 +263,7 @@ class SiidMethod:
         if not n_rest or params.out_of_panel != "after":
             return replace(state, phase="done")
         rest = np.zeros((n_rest, state.factors.shape[2]))
-        sums = self.facts.gene_sums[_COARSE]
+        sums = self.facts.gene_sums[COARSE]
         used = max(float(sums[: self.n_fitted].sum()), 1.0)
         rest[:, : state.n_factors] = (sums[self.n_fitted :] / used)[:, None]
         return replace(state, phase="rest", step=0, rest=rest)
@@ -347,7 +289,7 @@ class SiidMethod:
         mixtures = self.mixtures(state)[:, :1]
         whole = np.concatenate([state.shared.loadings[0], state.rest])[None]
         task = CoarseTask(self.n_fine, mixtures, whole.astype(_REAL), None, None, self.device)
-        sums = unit.only(_COARSE).reduce(task)
+        sums = unit.only(COARSE).reduce(task)
         exposure = mixtures[:, 0].sum(axis=0, dtype=np.float64)
         counts = state.rest * sums["expected"][0, self.n_fitted :]
         rest = np.divide(counts, exposure, out=np.zeros_like(counts), where=exposure > 0)
@@ -406,110 +348,6 @@ def _sizes(size: np.ndarray, figures: np.ndarray, step: int) -> np.ndarray:
     n_genes = size.shape[1]
     squares, excess = figures[:, 1 : 1 + n_genes], figures[:, 1 + n_genes :]
     return np.clip(squares / np.maximum(excess, squares / _SIZES[1] + 1e-300), *_SIZES)
-
-
-class Model:
-    """A method and what its states say of spots and genes.
-
-    Parameters
-    ----------
-    method
-        The method.
-    """
-
-    def __init__(self, method: SiidMethod) -> None:
-        self.method = method
-
-    def loadings(self, state: State, lane: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return the loadings of all fitted genes and what their columns were divided by.
-
-        Returns
-        -------
-        loadings
-            q, columns sum to 1 over these genes, float64, shape (G, h).
-        scale
-            Owed to the weights, shape (h,).
-        """
-        h = state.n_factors
-        rest = state.rest if lane == 0 else state.rest[:0]
-        whole = np.concatenate([state.shared.loadings[lane], rest])[:, :h]
-        sums = np.where(whole.sum(axis=0) > 0, whole.sum(axis=0), 1.0)
-        return whole / sums, state.shared.scale[lane, :h] * sums
-
-    def weights(self, state: State, rows: np.ndarray, lane: int = 0) -> np.ndarray:
-        """Return n p of fine working rows, in units of counts over all fitted genes, shape (n, h)."""
-        _, scale = self.loadings(state, lane)
-        own = state.factors[rows, lane, : state.n_factors].astype(np.float64)
-        return own * state.depths[rows, lane, None] * scale
-
-    def impute(self, state: State, rows: np.ndarray, genes: np.ndarray, lane: int = 0) -> np.ndarray:
-        """Return the mean fine counts of genes, as if the panel had them, float64, shape (n, genes).
-
-        Parameters
-        ----------
-        state
-            A trained state.
-        rows
-            Fine working rows.
-        genes
-            Positions among the model's genes.
-        lane
-            Of several folds, which.
-        """
-        loadings, _ = self.loadings(state, lane)
-        return self.weights(state, rows, lane) @ loadings[genes].T
-
-    def infer(self, state: State, batch: SliceBatch) -> dict[str, np.ndarray]:
-        """Return weights of fine rows or proportions of coarse rows, rows sum to 1; NaN where unknown."""
-        if batch.slice_index == _FINE:
-            _, scale = self.loadings(state)
-            own = state.factors[batch.rows, 0, : state.n_factors] * scale
-            known = (state.depths[batch.rows, 0] > 0) | (state.shares[batch.rows, 0] > 0)
-            return {"siid_factors": _simplex(own, known)}
-        _, scale = self.loadings(state)
-        mixed = self._mixed(state)[batch.rows - self.method.n_fine] / state.shared.scale[0, : state.n_factors]
-        return {"siid_proportions": _simplex(mixed * scale, np.ones(len(mixed), bool))}
-
-    def _mixed(self, state: State) -> np.ndarray:
-        return self.method.mixtures(state)[:, 0, : state.n_factors].astype(np.float64)
-
-    def folds(self, state: State) -> list[tuple[int, np.ndarray]]:
-        """Return the lane and the hidden genes of every fold that was fitted."""
-        lanes = self.method.lanes("fit", state.n_factors)
-        fitted = [(at, lanes[number]) for at, number in enumerate(state.lanes)]
-        return [(at, lane.hidden) for at, lane in fitted if len(lane.hidden)]
-
-    def result(self, state: State) -> Result:
-        """Return loadings, platform scaling and the loss."""
-        loadings, _ = self.loadings(state)
-        genes = len(loadings)
-        scaling = np.ones(genes)
-        scaling[: self.method.n_fitted] = state.shared.scaling[0]
-        uns: dict[str, Any] = {
-            "platform_scaling": scaling,
-            "genes": np.array(self.method.facts.genes[:genes], dtype=object),
-            "n_panel": self.method.n_panel,
-            "n_factors": state.n_factors,
-            "loss": float(state.losses[0]),
-            "linked_cells": int((self.method.spots[:, 0] >= 0).sum()),
-        }
-        if state.shared.size is not None:
-            uns["coarse_size"] = state.shared.size[0]
-        padded = np.full((self.method.facts.n_genes, state.n_factors), np.nan)
-        padded[:genes] = loadings
-        return Result(
-            varm={"siid_loadings": padded.astype(np.float32)},
-            uns=uns,
-            quality={"n_factors": state.n_factors},
-        )
-
-
-def _simplex(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    sums = values.sum(axis=1)
-    known = known & (sums > 0)
-    out = np.full(values.shape, np.nan, np.float32)
-    out[known] = values[known] / sums[known, None]
-    return out
 
 
 def build(params: Params, facts: AtlasFacts, device: str, seed: int) -> Model:
