@@ -35,7 +35,6 @@ from atlasnmf.models.stanmf.solver import (
     sweep_spots,
 )
 from atlasnmf.models.stanmf.values import Transform
-from atlasnmf.reduce.reduction import add
 from atlasnmf.schema import SliceBatch
 
 __all__ = ["Anchors", "Sketch", "anchor", "iterate_on_sketch"]
@@ -120,7 +119,7 @@ def anchor(
     beside = (sketch.rows, *(() if fits.spot_weights is None else (fits.spot_weights,)))
     chunk = _OnBoth(transform, task, seen, alphas)
     rows = (patterns, anchors.missed, anchors.patterns)
-    sums, (small, errors) = unit.reduce(chunk, rows=rows, beside=beside, combine=_add_both)
+    sums, (small, errors) = unit.reduce(chunk, rows=rows, beside=beside)
     cross, small = sums.cross.astype(coefficients.dtype), small.astype(coefficients.dtype)
     anchors.genes[:, task.columns] = missed
     anchors.cross[:, task.columns] = cross - sketch.basis @ small
@@ -160,7 +159,7 @@ def iterate_on_sketch(
     chunk = _OnSketch(task, seen, alphas)
     beside = (sketch.rows, anchors.missed, anchors.patterns)
     beside = (*beside, *(() if fits.spot_weights is None else (fits.spot_weights,)))
-    sums, overlaps = unit.sweep(chunk, patterns, *beside, combine=_add_both)
+    sums, overlaps = unit.sweep(chunk, patterns, *beside)
     small = sums.cross.astype(coefficients.dtype)
     cross = sketch.basis @ small
     for at, ((start, stop), (a, b)) in enumerate(zip(task.places, task.spans, strict=True)):
@@ -182,10 +181,6 @@ def _combination(anchor: np.ndarray, present: np.ndarray) -> np.ndarray:
 def _solved(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
     ridge = _RIDGE * np.trace(gram) / len(gram) + np.finfo(np.float64).tiny
     return np.linalg.solve(gram + ridge * np.eye(len(gram)), cross)
-
-
-def _add_both(left: tuple[Sums, Any], right: tuple[Sums, Any]) -> tuple[Sums, Any]:
-    return left[0] + right[0], add(left[1], right[1])
 
 
 def _cross_on_sketch(

@@ -381,6 +381,7 @@ class Model:
             "gene_squares": state.gene_squares,
             "gene_sums": state.gene_sums,
             "transform": "log" if state.logged else "none",
+            "target_sum": self.method.facts.target_sum,
         }
         quality = {
             "rank": state.rank,
