@@ -80,6 +80,8 @@ class FitOutcome:
         for name, row in (self.fit.request.model, quality), ("smoothed PCA", quality.get("baseline")):
             if row and "asw" in row:
                 lines.append(f"  {name}: ARI {row['ari']:.3f}, NMI {row['nmi']:.3f}, ASW {row['asw']:.3f}")
+        if "n_factors" in quality:
+            lines.append(f"  {quality['n_factors']} factors")
         if "ari" in quality and "asw" not in quality:
             lines.append(f"  types of cells: ARI {quality['ari']:.3f}, NMI {quality['nmi']:.3f}")
         if "r2" in quality:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlasnmf.errors import BadInput, BadOption
-from atlasnmf.features.pairing import align_rigid, link_spots, parse_affine, transformed
+from atlasnmf.features.pairing import align_rigid, link_spots, parse_affine, spacing, transformed
 
 
 def positions(seed, n_fine=200, n_coarse=12):
@@ -46,6 +46,16 @@ def test_frames_that_do_not_meet_are_refused():
         link_spots(fine + 1000, coarse, 2.0, unit="um")
     with pytest.raises(BadOption, match="--max-distance"):
         link_spots(fine, coarse, 0.0)
+
+
+def test_the_spacing_is_the_median_distance_to_the_next_spot():
+    _, coarse = positions(3)
+    distances = np.linalg.norm(coarse[:, None] - coarse[None], axis=2) + np.diag(np.full(12, np.inf))
+    assert spacing(coarse) == pytest.approx(np.median(distances.min(1)))
+    with pytest.raises(BadInput, match="--max-distance"):
+        spacing(coarse[:1])
+    with pytest.raises(BadInput, match="same place"):
+        spacing(np.zeros((5, 2)))
 
 
 def test_affine_from_text():

@@ -13,6 +13,7 @@ from small_stores import call
 from atlasnmf import open_atlas
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.metrics import hungarian_match, jensen_shannon
+from atlasnmf.models.siid.params import FACTOR_LADDER
 from atlasnmf.simulate import simulate_pair
 from atlasnmf.store.ingest import ingest
 
@@ -108,6 +109,16 @@ def test_the_same_bits_for_one_and_two_workers(store):
     tables = spatialdata.read_zarr(store).tables
     for table, name in ("xenium", "factors"), ("visium", "proportions"):
         np.testing.assert_array_equal(tables[table].obsm[f"w1_{name}"], tables[table].obsm[f"w2_{name}"])
+
+
+def test_a_number_of_factors_is_chosen_and_said(store):
+    code, out, err = call(
+        "fit", "siid", str(store), *PAIR[:4], "--n-factors", "auto", "--passes", "4", "--restarts", "1"
+    )
+    assert code == 0, err
+    chosen = spatialdata.read_zarr(store).tables["xenium"].obsm["siid_factors"].shape[1]
+    assert f"{chosen} factors" in out
+    assert chosen in FACTOR_LADDER
 
 
 def test_folds_hide_every_gene_once(store):
