@@ -112,13 +112,13 @@ def step_bytes(model: str, values: Any, **sizes: float) -> float:
 
 
 def settle(
-    model: str, values: Any, *, n_spots: int, n_genes: int, array_bytes: int
+    model: str, values: Any, *, n_spots: int, n_genes: int, nnz: float, array_bytes: int
 ) -> tuple[Options, str | None]:
     """Let a model choose the form that fits a memory budget: its parameters, and the reason."""
     choose = getattr(_memory(model), "settle", None)
     if choose is None:
         return values, None
-    return choose(values, n_spots=n_spots, n_genes=n_genes, array_bytes=array_bytes)
+    return choose(values, n_spots=n_spots, n_genes=n_genes, nnz=nnz, array_bytes=array_bytes)
 
 
 def mend(model: str) -> str | None:

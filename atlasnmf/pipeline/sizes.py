@@ -29,7 +29,7 @@ _LEAST_BATCH = 8
 #: A pass decompresses whole chunks beside its tiles.
 _READING_BYTES = 64 * 10**6
 #: Spots of a tile of a pass: enough for wide products, and several tiles for any atlas worth two cores.
-_LEAST_TILE, _LARGEST_TILE, _TILES = 256, 4096, 8
+_LEAST_TILE, _LARGEST_TILE, _TILES = 256, 4096, 4
 
 
 def tile_spots(n_spots: int) -> int:
@@ -38,7 +38,7 @@ def tile_spots(n_spots: int) -> int:
     Examples
     --------
     >>> tile_spots(3639), tile_spots(10**6)
-    (512, 4096)
+    (768, 4096)
     """
     return min(max(n_spots // _TILES // _LEAST_TILE * _LEAST_TILE, _LEAST_TILE), _LARGEST_TILE)
 
@@ -60,6 +60,7 @@ def settled_to(atlas: Atlas, request: FitRequest, limits: Limits) -> tuple[FitRe
         request.params,
         n_spots=sizes.n_spots,
         n_genes=sizes.n_genes,
+        nnz=sizes.nnz,
         array_bytes=max(array_bytes, 0),
     )
     return replace(request, params=params), reason

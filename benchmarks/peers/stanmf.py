@@ -30,6 +30,7 @@ from atlasnmf.models.stanmf.instability import instability
 from atlasnmf.models.stanmf.method import build
 from atlasnmf.models.stanmf.params import Params, parse_ranks
 from atlasnmf.models.stanmf.perturb import gene_draws
+from atlasnmf.pipeline.sizes import tile_spots
 from atlasnmf.schema import AtlasFacts, Csr
 from atlasnmf.tiles.plan import plan_tiles
 from atlasnmf.train import loop
@@ -91,7 +92,7 @@ def ours(counts: scipy.sparse.csr_matrix, **params: object) -> tuple[list[dict],
         counts.nnz / counts.shape[0],
     )
     model = build(Params(**params), facts, "cpu", 0)
-    passes = Passes(source, plan_tiles(offsets, 1024))
+    passes = Passes(source, plan_tiles(offsets, tile_spots(counts.shape[0])))
     start = time.process_time()
     state = loop.run(model.method, passes, sample=lambda: [source.batch(0, source.read(0, 64))])
     return state.curve, time.process_time() - start, state.rank

@@ -61,7 +61,7 @@ class Params(Options):
     path: Literal["auto", "compressed", "exact"] = Field(
         "auto",
         description="compressed reads the data in some iterations and a sketch in memory in the others; "
-        "exact reads the data in all; auto takes compressed when it fits the memory budget.",
+        "exact reads the data in all; auto takes compressed where it pays and fits the memory budget.",
     )
     sketch_width: int | None = Field(
         None,

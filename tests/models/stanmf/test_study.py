@@ -189,7 +189,8 @@ def test_what_cannot_be_studied_is_refused(params, message):
 def test_the_form_follows_the_budget():
     params = Params(ranks="8-10", replicates=10)
     sizes = {"n_spots": 10**6, "n_genes": 2000}
-    forms = [settle(params, **sizes, array_bytes=n_bytes)[0] for n_bytes in (10**11, 10**9, 5 * 10**8)]
+    rooms = (10**11, 10**9, 5 * 10**8)
+    forms = [settle(params, **sizes, nnz=900.0, array_bytes=n_bytes)[0] for n_bytes in rooms]
     assert [(form.path, form.keep_patterns) for form in forms] == [
         ("compressed", "keep"),
         ("exact", "keep"),
@@ -198,7 +199,10 @@ def test_the_form_follows_the_budget():
     assert [step_bytes(form, **sizes) for form in forms] == sorted(
         (step_bytes(form, **sizes) for form in forms), reverse=True
     )
-    asked = settle(Params(ranks="8-10", replicates=10, path="exact"), **sizes, array_bytes=10**11)[0]
+    sparse = settle(params, **sizes, nnz=100.0, array_bytes=10**11)[0]
+    assert (sparse.path, sparse.ranks_together) == ("exact", 3)
+    given = Params(ranks="8-10", replicates=10, path="exact")
+    asked = settle(given, **sizes, nnz=900.0, array_bytes=10**11)[0]
     assert (asked.path, asked.ranks_together) == ("exact", 3)
 
 
