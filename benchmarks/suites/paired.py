@@ -1,4 +1,4 @@
-"""Kernels of the paired factorisation: what each costs a tile of cells with 64 genes each of a panel of 512."""
+"""Kernels of the paired factorisation: what each costs a tile of cells, 64 genes each of a panel of 512."""
 
 from __future__ import annotations
 
