@@ -15,10 +15,8 @@ from atlasnmf.seeds import rng_for
 
 __all__ = ["first_shared"]
 
-#: Rounds of grouping; more of them only fit the sample.
-_ROUNDS = 8
-#: Groupings tried; the one with the largest cosines is taken.
-_TRIES = 4
+#: Groupings tried and rounds of each; the one with the largest cosines is taken, and gets more rounds.
+_TRIES, _FIRST_ROUNDS, _ROUNDS = 10, 3, 6
 #: Share of the mean profile in every first profile: no gene starts at zero.
 _COMMON = 0.1
 #: Counts added to every gene, so that none starts at zero.
@@ -83,12 +81,13 @@ def _groups(counts: Any, n_groups: int, rng: np.random.Generator) -> np.ndarray:
     roots = counts.sqrt()
     norms = np.sqrt(np.asarray(roots.multiply(roots).sum(axis=1)).ravel())
     rows = scipy.sparse.diags_array(1 / norms) @ roots
-    tries = [_one_grouping(rows, n_groups, rng) for _ in range(_TRIES)]
-    return max(tries, key=lambda found: found[0])[1]
+    tries = [_moved(rows, _first_centres(rows, n_groups, rng), _FIRST_ROUNDS) for _ in range(_TRIES)]
+    _, centres, _ = max(tries, key=lambda found: found[0])
+    return _moved(rows, centres, _ROUNDS)[2]
 
 
-def _one_grouping(rows: Any, n_groups: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
-    """Return the sum of cosines to the centres, and the groups; rows have length 1.
+def _first_centres(rows: Any, n_groups: int, rng: np.random.Generator) -> np.ndarray:
+    """Return rows that are far apart, shape (groups, G); rows have length 1.
 
     Each centre starts at a row drawn by its distance from those before, the best of a few draws (greedy
     k-means++, Arthur and Vassilvitskii, 2007).
@@ -106,15 +105,21 @@ def _one_grouping(rows: Any, n_groups: int, rng: np.random.Generator) -> tuple[f
         best = int(reached.sum(axis=0).argmax())
         closest = reached[:, best]
         centres[k, candidates[[best]].tocoo().col] = candidates[[best]].tocoo().data
-    for _ in range(_ROUNDS):
+    return centres
+
+
+def _moved(rows: Any, centres: np.ndarray, n_rounds: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """Move centres to the mean of their groups; return the sum of cosines, the centres and the groups."""
+    centres = centres.copy()
+    for _ in range(n_rounds):
         cosines = np.asarray(rows @ centres.T)
         groups = cosines.argmax(axis=1)
-        for k in range(n_groups):
+        for k in range(len(centres)):
             mine = groups == k
             if mine.any():
                 centre = np.asarray(rows[mine].sum(axis=0)).ravel()
                 centres[k] = centre / np.linalg.norm(centre)
-    return float(cosines.max(axis=1).sum()), groups
+    return float(cosines.max(axis=1).sum()), centres, groups
 
 
 def _dense_product(rows: Any, candidates: Any) -> np.ndarray:
