@@ -38,8 +38,8 @@ def open_atlas(
     source
         A SpatialData store on disk, or a SpatialData or AnnData in memory.
     tables
-        Tables to use, in this order; all (in natural order of their names, without result tables) when not
-        given.
+        Tables to use, in this order, by name or by a part of the name that no other table has; all (in
+        natural order of their names, without result tables) when not given.
     slice_key
         obs column with the slice of each spot. When not given, every table is a slice; a single table that
         annotates several regions has one slice a region.
@@ -131,11 +131,19 @@ def _pick(wanted: list[str] | None, known: dict[str, bool], where: str) -> list[
     """Choose tables; ``known`` says of every table whether a fit wrote it."""
     if wanted is None:
         wanted = [name for name, is_result in known.items() if not is_result]
-    for name in wanted:
-        if name not in known:
-            raise BadOption(no_such("table", name, known, where))
+    wanted = [_named(name, known, where) for name in wanted]
     if len(set(wanted)) != len(wanted):
         raise BadOption(f"a table is named twice in {', '.join(wanted)}; name each once")
     if not wanted:
         raise BadInput(f"{where} has no tables; write one with atlasnmf ingest or spatialdata")
     return wanted
+
+
+def _named(name: str, known: dict[str, bool], where: str) -> str:
+    """Return the table of a name, or the only one whose name contains it."""
+    if name in known:
+        return name
+    near = [table for table in known if name and name in table]
+    if len(near) != 1:
+        raise BadOption(no_such("table", name, known, where))
+    return near[0]

@@ -26,6 +26,14 @@ def test_visium_hd_has_a_table_for_each_bin_size(stores):
     np.testing.assert_allclose(one.coordinates(), centres["square_016um"])
 
 
+def test_a_part_of_a_tables_name_will_do_when_no_other_has_it(stores):
+    path, _ = stores.visium_hd()
+    assert [table.name for table in open_atlas(path, tables="016").tables] == ["square_016um"]
+    for name in ("square", "um", "", "square_016UM"):
+        with pytest.raises(BadOption, match="no table"):
+            open_atlas(path, tables=name)
+
+
 def test_xenium_positions_are_joined_by_cell_id(stores):
     path, xy = stores.xenium(shuffled=True)
     np.testing.assert_allclose(open_atlas(path).coordinates(), xy)
