@@ -1,13 +1,14 @@
 """The models: one folder each, discovered by name.
 
 A model folder has ``params.py`` (light: ``Params``, ``PRESETS``, ``RESULTS``, ``SUMMARY``, ``CLASS_NAME``,
-``needs``) and ``method.py`` (``build``); a ``memory.py`` (``step_bytes``, ``MEND``, and where a model has
+``needs``, perhaps ``quality_lines``) and ``method.py`` (``build``); a ``memory.py`` (``step_bytes``, ``MEND``, and where a model has
 forms of different size ``settle``) has a budget too small refused before work. A new model is a new folder;
 nothing here or above lists them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ __all__ = [
     "needs",
     "params",
     "params_with_preset",
+    "quality_lines",
     "results",
     "settle",
     "step_bytes",
@@ -98,6 +100,12 @@ def needs(model: str, values: Any, n_spots: int) -> Needs:
 def results(model: str) -> dict[str, tuple[str, ...]]:
     """Return the keys a model writes, by group (``obsm``, ``varm``, ...)."""
     return _declared(model).RESULTS
+
+
+def quality_lines(model: str, quality: Mapping[str, Any]) -> list[str]:
+    """Return what a model tells people of the figures it measured; nothing for a model that does not say."""
+    tell = getattr(_declared(model), "quality_lines", None)
+    return [] if tell is None else list(tell(quality))
 
 
 def _memory(model: str) -> ModuleType | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atlasnmf import models
 from atlasnmf.budget import format_bytes, peak_bytes
 from atlasnmf.errors import AtlasError, BadInput, Interrupted
 from atlasnmf.events import SILENT, Events
@@ -80,23 +81,9 @@ class FitOutcome:
         for name, row in (self.fit.request.model, quality), ("smoothed PCA", quality.get("baseline")):
             if row and "asw" in row:
                 lines.append(f"  {name}: ARI {row['ari']:.3f}, NMI {row['nmi']:.3f}, ASW {row['asw']:.3f}")
-        if "n_factors" in quality:
-            lines.append(f"  {quality['n_factors']} factors")
-        if "ari" in quality and "asw" not in quality:
-            lines.append(f"  types of cells: ARI {quality['ari']:.3f}, NMI {quality['nmi']:.3f}")
-        if "r2" in quality:
-            plain = ", ".join(f"{name} {value:.3f}" for name, value in quality["baselines"].items())
-            lines.append(
-                f"  {quality['n_genes']} genes held out: mean R2 {quality['r2']:.3f}; baselines {plain}"
-            )
-        if "rank" in quality:
-            lines.append(f"  chosen rank {quality['rank']}; instability by rank: {_curve(quality)}")
+        lines += [f"  {line}" for line in models.quality_lines(self.fit.request.model, quality)]
         lines.append(f"look at them: atlasnmf report {self.fit.request.store} -o report.html")
         return lines
-
-
-def _curve(quality: dict[str, Any]) -> str:
-    return ", ".join(f"{rank} {value:.3f}" for rank, value in quality["instability"].items())
 
 
 def _open(store: str, options: AtlasOptions) -> Atlas:
@@ -182,8 +169,6 @@ def _default_needs(n_spots: int) -> Needs:
 
     How many slices and genes suffice depends on parameters that nobody has given yet.
     """
-    from atlasnmf import models
-
     model = models.available()[0]
     needs = models.needs(model, models.params_with_preset(model, "default", {}), n_spots)
     return replace(needs, min_slices=1, min_genes=1)

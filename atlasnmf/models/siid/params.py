@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -9,7 +10,17 @@ from pydantic import Field, field_validator
 from atlasnmf.options import Options
 from atlasnmf.schema import Needs, PairNeeds
 
-__all__ = ["CLASS_NAME", "FACTOR_LADDER", "PRESETS", "RESULTS", "SUMMARY", "Params", "check", "needs"]
+__all__ = [
+    "CLASS_NAME",
+    "FACTOR_LADDER",
+    "PRESETS",
+    "RESULTS",
+    "SUMMARY",
+    "Params",
+    "check",
+    "needs",
+    "quality_lines",
+]
 
 SUMMARY = "Impute a targeted panel and deconvolve a coarse slice of the same tissue (SIID)."
 CLASS_NAME = "Siid"
@@ -128,3 +139,20 @@ def needs(params: Params, n_spots: int) -> Needs:
             coarse_only=params.out_of_panel != "none",
         ),
     )
+
+
+def quality_lines(quality: Mapping[str, Any]) -> list[str]:
+    """Return the number of factors, their agreement with known types, and the scores of a holdout.
+
+    Examples
+    --------
+    >>> quality_lines({"n_factors": 8, "r2": 0.2, "n_genes": 31, "baselines": {"A": 0.02}})
+    ['8 factors', '31 genes held out: mean R2 0.200; baselines A 0.020']
+    """
+    lines = [f"{quality['n_factors']} factors"] if "n_factors" in quality else []
+    if "ari" in quality:
+        lines.append(f"types of cells: ARI {quality['ari']:.3f}, NMI {quality['nmi']:.3f}")
+    if "r2" in quality:
+        plain = ", ".join(f"{name} {value:.3f}" for name, value in quality["baselines"].items())
+        lines.append(f"{quality['n_genes']} genes held out: mean R2 {quality['r2']:.3f}; baselines {plain}")
+    return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,7 +12,17 @@ from atlasnmf.errors import BadOption
 from atlasnmf.options import Options
 from atlasnmf.schema import Needs
 
-__all__ = ["CLASS_NAME", "PRESETS", "RESULTS", "SUMMARY", "Params", "needs", "parse_ranks", "sketch_width"]
+__all__ = [
+    "CLASS_NAME",
+    "PRESETS",
+    "RESULTS",
+    "SUMMARY",
+    "Params",
+    "needs",
+    "parse_ranks",
+    "quality_lines",
+    "sketch_width",
+]
 
 SUMMARY = "Find the stable rank of an atlas and its principal patterns (staNMF)."
 CLASS_NAME = "StaNMF"
@@ -139,3 +149,15 @@ def needs(params: Params, n_spots: int) -> Needs:
     if params.ranks[-1] >= n_spots:
         raise BadOption(f"--ranks: {params.ranks[-1]} patterns need more than {n_spots} spots; lower it")
     return Needs(integer_counts=False, min_genes=params.ranks[-1] + 1, n_hvgs=0, passes=True)
+
+
+def quality_lines(quality: Mapping[str, Any]) -> list[str]:
+    """Return the chosen rank and the curve it was chosen by.
+
+    Examples
+    --------
+    >>> quality_lines({"rank": 8, "instability": {"8": 0.02, "9": 0.1}})
+    ['chosen rank 8; instability by rank: 8 0.020, 9 0.100']
+    """
+    curve = ", ".join(f"{rank} {value:.3f}" for rank, value in quality["instability"].items())
+    return [f"chosen rank {quality['rank']}; instability by rank: {curve}"]
