@@ -1,9 +1,9 @@
 """The models: one folder each, discovered by name.
 
 A model folder has ``params.py`` (light: ``Params``, ``PRESETS``, ``RESULTS``, ``SUMMARY``, ``CLASS_NAME``,
-``needs``, perhaps ``quality_lines``) and ``method.py`` (``build``); a ``memory.py`` (``step_bytes``, ``MEND``, and where a model has
-forms of different size ``settle``) has a budget too small refused before work. A new model is a new folder;
-nothing here or above lists them.
+``needs``, and ``quality_lines`` where it measures itself) and ``method.py`` (``build``); a ``memory.py``
+(``step_bytes``, ``MEND``, and where a model has forms of different size ``settle``) has a budget too small
+refused before work. A new model is a new folder; nothing here or above lists them.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class StaNmfMethod:
         return state, {"rank": float(ranks[-1]), **figures}
 
     def done(self, state: Study) -> bool:
-        """Say whether the last fit has been polished."""
+        """Say whether the fit of the chosen rank is done."""
         return state.phase == "done"
 
     def pack(self, state: Study) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
@@ -202,12 +202,12 @@ class StaNmfMethod:
         return {}
 
     def _iterate(self, state: Study, unit: Pass) -> dict[str, float]:
-        whole, unit = unit, self._learned(unit)
+        learned = self._learned(unit)
         last = state.passes >= self.params.max_iterations
         doubted = bool((state.off > _TRUSTED).any())
         exact = self.params.path == "exact" or self._is_anchor(state.passes) or last or doubted
         working = np.flatnonzero(state.at_work)
-        found = self._iteration(state, unit, working.tolist(), exact)
+        found = self._iteration(state, learned, working.tolist(), exact)
         state.coefficients = found.coefficients
         state.n_iterations[working] += 1
         if exact:
@@ -220,7 +220,7 @@ class StaNmfMethod:
         if exact:
             state.at_work &= found.violation > self.params.tol * state.first_violation
         if last or not state.at_work.any():
-            state.enter("compare" if unit is whole else "spread")
+            state.enter("compare" if learned is unit else "spread")
         return {"loss": float(state.last_loss.mean())}
 
     def _spread(self, state: Study, unit: Pass) -> dict[str, float]:
