@@ -14,7 +14,18 @@ from atlasnmf.errors import BadOption
 __all__ = ["TWINS", "gpu_available", "kernel", "side_of", "to_host"]
 
 #: Kernel files that exist on both sides under the same names.
-TWINS = ("neighbours", "rows", "moments", "smooth", "products", "lognorm", "poisson", "hals", "em")
+TWINS = (
+    "neighbours",
+    "rows",
+    "moments",
+    "smooth",
+    "products",
+    "lognorm",
+    "poisson",
+    "hals",
+    "em",
+    "sinkhorn",
+)
 
 
 @cache
