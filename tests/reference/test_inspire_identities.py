@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from atlasnmf.models.inspire import losses
-from atlasnmf.models.inspire.sparse import DeviceRows, sparse_rows
+from atlasnmf.train.sparse_rows import DeviceRows, sparse_rows
 from atlasnmf.schema import Csr
 from atlasnmf.seeds import rng_for
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from atlasnmf.models.inspire.sparse import HostRows, SparseRows
+from atlasnmf.train.sparse_rows import HostRows, SparseRows
 
 __all__ = [
     "RATE_FLOOR",
@@ -22,6 +22,8 @@ __all__ = [
     "factor_prior",
     "geometry",
     "geometry_constant",
+    "geometry_sums",
+    "geometry_value",
     "poisson_factorisation",
     "reconstruction_norm",
 ]
@@ -37,6 +39,7 @@ def poisson_factorisation(
     loadings: Tensor,
     gamma: Tensor,
     mask: Tensor | None = None,
+    n_spots: int | None = None,
 ) -> Tensor:
     """Return the Poisson factorisation term of one slice, a scalar.
 
@@ -57,6 +60,8 @@ def poisson_factorisation(
         Effect of the slice on each gene, shape (G,).
     mask
         m, 1 where the slice measured the gene, shape (G,); None for all.
+    n_spots
+        What the sum over rows is divided by, where these rows are a part of a batch; n when not given.
 
     Notes
     -----
@@ -67,7 +72,7 @@ def poisson_factorisation(
     logs = counts.log_likelihood(factors, loadings, RATE_FLOOR)
     offsets = counts.column_sums() @ gamma + counts.row_sums() @ library.clamp_min(1e-30).log()
     rates = library @ (factors @ (loadings.T @ effect)) + RATE_FLOOR * library.sum() * effect.sum()
-    return (rates - logs - offsets) / len(library)
+    return (rates - logs - offsets) / (n_spots or len(library))
 
 
 def reconstruction_norm(
@@ -154,16 +159,38 @@ def geometry(latent: Tensor, features: SparseRows) -> Tensor:
     ``(||Szz||^2 - 2 ||Szx||^2) / n`` with ``Szz = Zn'Zn`` (P, P) and ``Szx = Zn'Xn`` (P, G): 2 nnz P
     multiply-adds instead of n^2 G.
     """
-    unit = torch.nn.functional.normalize(latent, dim=1, eps=1e-12)
-    within = unit.T @ unit
-    return (within.square().sum() - 2 * _CrossGram.apply(features, unit)) / len(latent)
+    return geometry_value(*geometry_sums(latent, features), len(latent))
 
 
 def dense_geometry(latent: Tensor, features: Tensor) -> Tensor:
     """Return :func:`geometry` for features that are few and dense, shape (n, F)."""
+    return geometry_value(*geometry_sums(latent, features), len(latent))
+
+
+def geometry_sums(latent: Tensor, features: SparseRows | Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two sums over rows that :func:`geometry_value` is made of, so that ranks can add theirs.
+
+    Parameters
+    ----------
+    latent
+        z, shape (n, P).
+    features
+        x: sparse, with rows of unit norm; or dense, shape (n, F).
+
+    Returns
+    -------
+    within, across
+        ``Zn'Zn`` (P, P), and ``Xn'Zn`` (G, P) or ``Zn'Xn`` (P, F).
+    """
     unit = torch.nn.functional.normalize(latent, dim=1, eps=1e-12)
-    other = torch.nn.functional.normalize(features, dim=1, eps=1e-12)
-    return ((unit.T @ unit).square().sum() - 2 * (unit.T @ other).square().sum()) / len(latent)
+    if isinstance(features, Tensor):
+        return unit.T @ unit, unit.T @ torch.nn.functional.normalize(features, dim=1, eps=1e-12)
+    return unit.T @ unit, _TransposedDot.apply(features, unit)
+
+
+def geometry_value(within: Tensor, across: Tensor, n_spots: int) -> Tensor:
+    """Return :func:`geometry` from its sums over all rows and their number."""
+    return (within.square().sum() - 2 * across.square().sum()) / n_spots
 
 
 def geometry_constant(features: HostRows) -> float:
@@ -175,20 +202,17 @@ def geometry_constant(features: HostRows) -> float:
     return float(gram.multiply(gram).sum()) / features.shape[0]
 
 
-class _CrossGram(torch.autograd.Function):
-    """``||Z'X||^2`` for constant sparse X."""
+class _TransposedDot(torch.autograd.Function):
+    """``X'Z`` for constant sparse X."""
 
     @staticmethod
     def forward(ctx: Any, features: SparseRows, latent: Tensor) -> Tensor:
-        cross = features.transposed_dot(latent)
         ctx.features = features
-        ctx.save_for_backward(cross)
-        return cross.square().sum()
+        return features.transposed_dot(latent)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        (cross,) = ctx.saved_tensors
-        return None, (2 * grads[0]) * ctx.features.forward_dot(cross)
+        return None, ctx.features.forward_dot(grads[0].contiguous())
 
 
 def factor_prior(mean_factors: Tensor) -> Tensor:
@@ -196,11 +220,20 @@ def factor_prior(mean_factors: Tensor) -> Tensor:
     return -4 * (mean_factors + 1e-6).log().sum()
 
 
-def discriminator_loss(lower: Tensor, upper: Tensor) -> Tensor:
-    """Return ``mean softplus(-d(z_s)) + mean softplus(d(z_{s+1}))`` of one pair of slices."""
-    return softplus(-lower).mean() + softplus(upper).mean()
+def discriminator_loss(
+    lower: Tensor, upper: Tensor, n_lower: int | None = None, n_upper: int | None = None
+) -> Tensor:
+    """Return ``mean softplus(-d(z_s)) + mean softplus(d(z_{s+1}))`` of one pair of slices.
+
+    Where the rows are a part of a batch, ``n_lower`` and ``n_upper`` are the rows of all of it.
+    """
+    return _mean(softplus(-lower), n_lower) + _mean(softplus(upper), n_upper)
 
 
-def adversary_loss(upper: Tensor) -> Tensor:
+def adversary_loss(upper: Tensor, n_upper: int | None = None) -> Tensor:
     """Return ``mean softplus(-d(z_{s+1}))``: the encoder's side of the game (published code)."""
-    return softplus(-upper).mean()
+    return _mean(softplus(-upper), n_upper)
+
+
+def _mean(values: Tensor, n_values: int | None) -> Tensor:
+    return values.mean() if n_values is None else values.sum() / n_values

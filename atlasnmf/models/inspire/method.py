@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,12 @@ from atlasnmf.models.inspire import losses
 from atlasnmf.models.inspire.assembly import InspireNet, Shape
 from atlasnmf.models.inspire.networks import Discriminator, Edges, Inputs, stack_inputs
 from atlasnmf.models.inspire.params import LATENT, Params, encoder_of
-from atlasnmf.models.inspire.sparse import sparse_rows
+from atlasnmf.train.sparse_rows import sparse_rows
 from atlasnmf.models.inspire.warm import choose_factors, start_factors
 from atlasnmf.schema import AtlasFacts, Result, SliceBatch
 from atlasnmf.seeds import seed_for
+from atlasnmf.train.method import Ranks
+from atlasnmf.train.sums import summed
 from atlasnmf.train.torch_state import pack_torch, unpack_torch
 
 __all__ = ["InspireMethod", "Model", "State", "build"]
@@ -65,8 +68,13 @@ class InspireMethod:
     ----------
     params, facts, device, seed
         As for :func:`build`.
-    reduce_gradients
-        Called with the gradients before each optimiser step: where ranks average them.
+
+    Notes
+    -----
+    Ranks (:meth:`with_ranks`) each bring a part of the rows. Factorisation, reconstruction and the adversaries'
+    terms are sums over rows, divided by the rows of all ranks. Geometry and the prior are functions of sums
+    over rows (two Gram matrices a slice, the mean of the factors): the sums are added before the function is
+    taken. So value and gradient are those of the whole batch, up to the order of additions.
     """
 
     name = "inspire"
@@ -77,16 +85,21 @@ class InspireMethod:
         facts: AtlasFacts,
         device: torch.device,
         seed: int,
-        reduce_gradients: Callable[[list[Tensor]], None] | None = None,
     ) -> None:
         self.params, self.facts, self.device, self.seed = params, facts, device, seed
-        self.reduce_gradients = reduce_gradients
+        self.ranks: Ranks | None = None
         self.masks = None
         if not facts.gene_mask.all():
             self.masks = torch.from_numpy(facts.gene_mask.astype(np.float32)).to(device)
         self.attends = encoder_of(params, int(facts.n_spots.sum())) == "gat"
         # scores in units of their mean spread, whatever the number of genes
         self.score_unit = 1.0 if facts.component_scale is None else float(facts.component_scale.mean())
+
+    def with_ranks(self, ranks: Ranks) -> InspireMethod:
+        """Return the method for one of several ranks that share every step."""
+        shared = copy.copy(self)
+        shared.ranks = ranks
+        return shared
 
     def fresh(self, shape: Shape) -> State:
         """Return untrained networks."""
@@ -153,6 +166,7 @@ class InspireMethod:
             tuple(sparse_rows(rows, self.device) for rows in batch.smoothed),
             scores,
             edges,
+            batch.n_step,
         )
 
     def step(self, state: State, unit: list[SliceBatch]) -> tuple[State, dict[str, float]]:
@@ -169,17 +183,28 @@ class InspireMethod:
         }
         figures: dict[str, float] = {}
         if self.params.gan_weight:
-            self._discriminator_step(state, cores, figures)
-        loss = self._net_loss(state, given, stacked, latents, cores, figures)
-        self._descend(loss, state.net, state.net_optimizer)
+            n_rows = {inputs.slice_index: inputs.n_step for inputs in given}
+            figures = self._discriminator_step(state, cores, n_rows)
+        terms = self._net_terms(state, given, stacked, latents, cores)
+        loss = torch.stack([self._weights[name] * term for name, term in terms.items()]).sum()
+        seen = torch.stack([term.detach() for term in terms.values()])
+        if self.ranks is not None and self.ranks.rank > 0:
+            # every rank has these whole; the others are sums of what each has
+            seen[[at for at, name in enumerate(terms) if name in ("prior", "geometry")]] = 0
+        self._descend(loss, state.net, state.net_optimizer, seen)
+        figures |= dict(zip(terms, seen.tolist(), strict=True))
         state.step += 1
-        return state, {"loss": float(loss.detach()), **figures}
+        total = sum(self._weights[name] * figures[name] for name in terms)
+        return state, {"loss": total, **figures}
 
-    def _descend(self, loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def _descend(
+        self, loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, beside: Tensor
+    ) -> None:
+        """Take an optimiser step; ``beside`` is added over ranks along with the gradients."""
         weights = list(module.parameters())
         grads = torch.autograd.grad(loss, weights, allow_unused=True)
-        if self.reduce_gradients is not None:
-            self.reduce_gradients([grad for grad in grads if grad is not None])
+        if self.ranks is not None:
+            self.ranks.sum([*(grad for grad in grads if grad is not None), beside])
         for weight, grad in zip(weights, grads, strict=True):
             weight.grad = grad
         optimizer.step()
@@ -190,47 +215,49 @@ class InspireMethod:
             return logits
         return logits.clamp(-self.params.margin, self.params.margin)
 
-    def _discriminator_step(self, state: State, cores: dict[int, Tensor], figures: dict[str, float]) -> None:
-        terms = []
+    def _discriminator_step(
+        self, state: State, cores: dict[int, Tensor], n_rows: dict[int, int]
+    ) -> dict[str, float]:
+        terms, shares, pairs = [], [], []
         for index, discriminator in enumerate(state.adversary):
             if index not in cores or index + 1 not in cores:
                 continue
             # detached: the published code back-propagates into the encoder here and throws it away
             lower = discriminator(cores[index].detach())
             upper = discriminator(cores[index + 1].detach())
-            logits = torch.cat([lower, upper]).detach()
-            share = (logits.abs() < self.params.margin).float().mean()
-            state.activity[index].mul_(0.99).add_(0.01 * share)
-            terms.append(losses.discriminator_loss(self._clamped(state, lower), self._clamped(state, upper)))
-        if terms:
-            loss = torch.stack(terms).sum()
-            self._descend(loss, state.adversary, state.adversary_optimizer)
-            figures["discriminator"] = float(loss.detach())
+            n_lower, n_upper = n_rows[index], n_rows[index + 1]
+            within = torch.cat([lower, upper]).detach().abs() < self.params.margin
+            shares.append(within.sum() / (n_lower + n_upper))
+            pairs.append(index)
+            lower, upper = self._clamped(state, lower), self._clamped(state, upper)
+            terms.append(losses.discriminator_loss(lower, upper, n_lower, n_upper))
+        if not terms:
+            return {}
+        loss = torch.stack(terms).sum()
+        beside = torch.stack([loss.detach(), *shares])
+        self._descend(loss, state.adversary, state.adversary_optimizer, beside)
+        state.activity[pairs] = state.activity[pairs].mul(0.99).add_(beside[1:], alpha=0.01)
+        return {"discriminator": float(beside[0])}
 
-    def _net_loss(
+    def _net_terms(
         self,
         state: State,
         given: list[Inputs],
         stacked: Inputs | None,
         latents: list[Tensor],
         cores: dict[int, Tensor],
-        figures: dict[str, float],
-    ) -> Tensor:
-        params, net = self.params, state.net
-        weights = {
-            "nmf": params.nmf_weight,
-            "reconstruction": params.ae_weight,
-            "geometry": params.geometry_weight,
-            "gan": params.gan_weight,
+    ) -> dict[str, Tensor]:
+        """Return the terms of the net's loss by name; the prior and the geometry are those of all ranks."""
+        net = state.net
+        parts: dict[str, list[Tensor]] = {
+            name: [] for name, weight in self._weights.items() if weight and name != "prior"
         }
-        parts: dict[str, list[Tensor]] = {name: [] for name, weight in weights.items() if weight}
         loadings, betas = net.loadings, []
+        grams: list[Tensor] = []
         # slices that share genes and need no neighbours are decoded in one go
         apart = stacked is None or self.masks is not None
         if "reconstruction" in parts and stacked is not None and not apart:
-            sizes = [inputs.n_core for inputs in given]
-            where = [inputs.slice_index for inputs in given]
-            decoded = _reconstruction(net, stacked, torch.cat(latents), where, sizes, None)
+            decoded = _reconstruction(net, stacked, torch.cat(latents), given, None)
             parts["reconstruction"].append(decoded)
         for inputs, latent in zip(given, latents, strict=True):
             index, core = inputs.slice_index, cores[inputs.slice_index]
@@ -241,31 +268,41 @@ class InspireMethod:
                 library = inputs.counts.row_sums()
                 parts["nmf"].append(
                     losses.poisson_factorisation(
-                        inputs.counts, library, factors, loadings, net.gamma[index], mask
+                        inputs.counts, library, factors, loadings, net.gamma[index], mask, inputs.n_step
                     )
                 )
             if "reconstruction" in parts and apart:
-                decoded = _reconstruction(net, inputs, latent, [index], [inputs.n_core], mask)
-                parts["reconstruction"].append(decoded)
+                parts["reconstruction"].append(_reconstruction(net, inputs, latent, [inputs], mask))
             if "geometry" in parts:
-                parts["geometry"].append(_geometry(net, inputs, core))
+                grams += _geometry_sums(net, inputs, core)
             if "gan" in parts and index > 0 and index - 1 in cores:
                 logits = state.adversary[index - 1](core)
-                parts["gan"].append(losses.adversary_loss(self._clamped(state, logits)))
-        mean = torch.cat(betas).mean(0)
-        if params.prior_memory and state.step:
+                parts["gan"].append(losses.adversary_loss(self._clamped(state, logits), inputs.n_step))
+        beta_sum, *grams = summed([torch.cat(betas).sum(0), *grams], self.ranks)
+        for at, inputs in enumerate(given if grams else ()):
+            within, across = grams[2 * at : 2 * at + 2]
+            scale = _GEOMETRY_ROWS / inputs.n_step
+            parts["geometry"].append(scale * losses.geometry_value(within, across, inputs.n_step))
+        prior = self._prior(state, beta_sum / sum(inputs.n_step for inputs in given))
+        return {"prior": prior} | {name: torch.stack(terms).sum() for name, terms in parts.items() if terms}
+
+    def _prior(self, state: State, mean: Tensor) -> Tensor:
+        if self.params.prior_memory and state.step:
             # the value is the running mean's, the gradient reaches this batch in full
-            mean = mean + (params.prior_memory * (state.mean_factors - mean)).detach()
+            mean = mean + (self.params.prior_memory * (state.mean_factors - mean)).detach()
         state.mean_factors = mean.detach().clone()
-        prior = losses.factor_prior(mean)
-        figures["prior"] = float(prior.detach())
-        total = params.prior_weight * prior
-        for name, terms in parts.items():
-            if terms:
-                term = torch.stack(terms).sum()
-                figures[name] = float(term.detach())
-                total = total + weights[name] * term
-        return total
+        return losses.factor_prior(mean)
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        params = self.params
+        return {
+            "prior": params.prior_weight,
+            "nmf": params.nmf_weight,
+            "reconstruction": params.ae_weight,
+            "geometry": params.geometry_weight,
+            "gan": params.gan_weight,
+        }
 
     def done(self, state: State) -> bool:
         """Say whether all steps are taken."""
@@ -300,12 +337,7 @@ class InspireMethod:
 
 
 def _reconstruction(
-    net: InspireNet,
-    inputs: Inputs,
-    latent: Tensor,
-    where: list[int],
-    sizes: list[int],
-    mask: Tensor | None,
+    net: InspireNet, inputs: Inputs, latent: Tensor, parts: list[Inputs], mask: Tensor | None
 ) -> Tensor:
     """Return the sum over slices of the mean distance of a spot to what is decoded of it.
 
@@ -313,30 +345,29 @@ def _reconstruction(
     ----------
     net, inputs, latent
         One slice, or several under each other; z of their rows.
-    where, sizes
-        Which slices these are, and how many core rows each has.
+    parts
+        The slices that were put under each other.
     mask
         Genes the slice measured; None for all.
     """
     edges = None
-    slices = torch.tensor(where, device=latent.device).repeat_interleave(
-        torch.tensor(sizes, device=latent.device)
-    )
+    sizes = [part.n_core for part in parts]
+    where = torch.tensor([part.slice_index for part in parts], device=latent.device)
+    slices = where.repeat_interleave(torch.tensor(sizes, device=latent.device))
     if net.decoder.attention and inputs.edges is not None:
         edges = inputs.edges.within(inputs.n_core)
-        slices = slices[:1].expand(len(latent))
-    shares = torch.cat([latent.new_full((size,), 1 / size) for size in sizes])
+        slices = where[:1].expand(len(latent))
+    shares = torch.cat([latent.new_full((part.n_core,), 1 / part.n_step) for part in parts])
     hidden, out = net.decoder(latent, slices, edges), net.decoder.out
     if net.reads_scores:
         return (net.start(inputs.core_scores) - out(hidden)).norm(dim=1) @ shares
     return losses.reconstruction_norm(inputs.core_features, hidden, out.weight, out.bias, mask, shares)
 
 
-def _geometry(net: InspireNet, inputs: Inputs, core: Tensor) -> Tensor:
-    scale = _GEOMETRY_ROWS / inputs.n_core
+def _geometry_sums(net: InspireNet, inputs: Inputs, core: Tensor) -> tuple[Tensor, Tensor]:
     if net.reads_scores:
-        return scale * losses.dense_geometry(core, net.start(inputs.core_scores))
-    return scale * losses.geometry(core, inputs.core_features.unit_rows())
+        return losses.geometry_sums(core, net.start(inputs.core_scores))
+    return losses.geometry_sums(core, inputs.core_features.unit_rows())
 
 
 def _beside(slice_index: int, n_adversaries: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu
 
-from atlasnmf.models.inspire.sparse import SparseRows, stack_rows
+from atlasnmf.train.sparse_rows import SparseRows, stack_rows
 
 __all__ = [
     "AttentiveDense",
@@ -80,6 +80,8 @@ class Inputs:
         Projections at every level of averaging, shape (n, levels * P); None when the encoder reads genes.
     edges
         Neighbours, or None for block batches.
+    n_step
+        Rows of the slice that carry the loss of this step, over all ranks; those here when not given.
     """
 
     slice_index: int
@@ -89,6 +91,7 @@ class Inputs:
     smoothed: tuple[SparseRows, ...] = ()
     scores: Tensor | None = None
     edges: Edges | None = None
+    n_step: int = 0
 
     @property
     def n_core(self) -> int:
