@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from atlasnmf.models.inspire import losses
-from atlasnmf.train.sparse_rows import DeviceRows, sparse_rows
 from atlasnmf.schema import Csr
 from atlasnmf.seeds import rng_for
+from atlasnmf.train.sparse_rows import DeviceRows, sparse_rows
 
 CPU = torch.device("cpu")
 # float64 sums in another order: a few units in the last place of sums of some thousand terms
