@@ -1,6 +1,8 @@
 """Tools: what to do with an atlas and its results (scverse's ``tl``)."""
 
 from atlasnmf.analysis.domains import domains
+from atlasnmf.analysis.factor_genes import enrichment, factor_genes, marker_ranks
+from atlasnmf.analysis.gene_sets import read_gene_sets, write_gene_sets
 from atlasnmf.analysis.reading import (
     comparisons,
     gene_networks,
@@ -16,11 +18,16 @@ __all__ = [
     "baseline",
     "comparisons",
     "domains",
+    "enrichment",
+    "factor_genes",
     "gene_networks",
     "link_regions",
+    "marker_ranks",
     "markers",
     "morans_i",
     "predict_region",
+    "read_gene_sets",
     "reconstruction",
     "subtypes",
+    "write_gene_sets",
 ]

@@ -301,5 +301,15 @@ def tables_with(atlas: Atlas, group: str, key: str) -> list[TableHandle]:
     found = [table for table in atlas.tables if key in table.keys(group)]
     if not found:
         known = sorted({name for table in atlas.tables for name in table.keys(group)})
-        raise BadInput(f"{no_such(f'{group} key', key, known, atlas.name)}; fit a model first")
+        raise BadInput(f"{no_such(f'{group} key', key, known, atlas.name)}; {which_fit(key, atlas)}")
     return found
+
+
+def which_fit(key: str, atlas: Atlas) -> str:
+    """Say how to make a result that is missing: the fit whose name its key has."""
+    from atlasnmf import models
+
+    if key.startswith("X_smoothed_pca"):
+        return "make it by atlasnmf.tl.baseline"
+    model = next((name for name in models.available() if name in key), None)
+    return f"fit it first: atlasnmf fit {model} {atlas.path or 'STORE'}" if model else "fit a model first"

@@ -8,44 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from atlasnmf.analysis.nearest import faiss_index, need
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import seed_for
 
 __all__ = ["Communities", "fit_communities"]
 
-#: Up to here every pair is compared; beyond, only those in nearby cells of a coarse partition.
-_EXACT_ROWS = 5_000
-#: Cells searched of an inverted file: for the graph, and for votes, which tell the same by fewer.
-_CELLS_GRAPH, _CELLS_VOTE = 16, 4
+#: Cells searched of an inverted file for votes, which tell the same by fewer than the graph needs.
+_CELLS_VOTE = 4
+_OTHERWISE = " or use method='mixture'"
 _TRIES = 14
-
-
-def _need(module: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise BadOption(
-            f"Leiden needs the package {module}; install it with: pip install 'atlasnmf[analysis]' "
-            "or use method='mixture'"
-        ) from None
-
-
-def _index(rows: np.ndarray) -> Any:
-    """Return a faiss index of the rows under the Euclidean distance."""
-    faiss = _need("faiss")
-    n_rows, n_dims = rows.shape
-    if n_rows <= _EXACT_ROWS:
-        index = faiss.IndexFlatL2(n_dims)
-    else:
-        # faiss warns below 39 rows a cell
-        n_cells = min(int(4 * np.sqrt(n_rows)), n_rows // 40)
-        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(n_dims), n_dims, n_cells)
-        index.train(rows)
-        index.nprobe = _CELLS_GRAPH
-    index.add(rows)
-    return index
 
 
 def _edges(index: Any, rows: np.ndarray, n_neighbors: int) -> list[tuple[str, str, float]]:
@@ -86,7 +58,7 @@ class Communities:
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         options = {}
         if hasattr(self.index, "nprobe"):
-            options["params"] = _need("faiss").SearchParametersIVF(nprobe=_CELLS_VOTE)
+            options["params"] = need("faiss", "Leiden", _OTHERWISE).SearchParametersIVF(nprobe=_CELLS_VOTE)
         _, near = self.index.search(rows, min(self.n_neighbors, len(self.groups)), **options)
         votes = np.zeros((len(rows), int(self.groups.max()) + 1), np.int32)
         place = np.repeat(np.arange(len(rows)), near.shape[1])
@@ -134,8 +106,8 @@ def fit_communities(
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     if len(rows) <= n_neighbors:
         raise BadInput(f"{len(rows)} spots are too few for {n_neighbors} neighbours each; ask for fewer")
-    leiden = _need("graspologic_native").leiden
-    index = _index(rows)
+    leiden = need("graspologic_native", "Leiden", _OTHERWISE).leiden
+    index = faiss_index(rows, "Leiden", _OTHERWISE)
     edges = _edges(index, rows, n_neighbors)
 
     def at(value: float) -> np.ndarray:

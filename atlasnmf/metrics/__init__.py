@@ -6,11 +6,13 @@ from atlasnmf.metrics.coherence import (
     cooccurrence,
     factor_coherence,
 )
+from atlasnmf.metrics.enrichment import Gsea, benjamini_hochberg, over_representation, preranked_gsea
 from atlasnmf.metrics.factors import (
     FactorMatch,
     factor_diversity,
     hungarian_match,
     matched_correlation,
+    specific_genes,
     top_genes,
 )
 from atlasnmf.metrics.imputation import (
@@ -54,6 +56,7 @@ __all__ = [
     "GENE_SCORES",
     "CoOccurrence",
     "FactorMatch",
+    "Gsea",
     "Markers",
     "ReconstructionSums",
     "RegionSums",
@@ -61,6 +64,7 @@ __all__ = [
     "adjacency_on_graph",
     "adjacency_on_grid",
     "adjusted_rand",
+    "benjamini_hochberg",
     "completeness",
     "cooccurrence",
     "factor_coherence",
@@ -75,10 +79,12 @@ __all__ = [
     "matched_correlation",
     "morans_i",
     "normalised_mutual_information",
+    "over_representation",
     "patterns_per_gene",
     "pearson",
     "poisson_ceiling",
     "predicted_zeros",
+    "preranked_gsea",
     "r_squared",
     "reconstruction_correlation",
     "reconstruction_similarity",
@@ -86,6 +92,7 @@ __all__ = [
     "region_sums",
     "silhouette",
     "spearman",
+    "specific_genes",
     "spot_baselines",
     "structural_similarity",
     "top_genes",

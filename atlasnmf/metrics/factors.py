@@ -8,7 +8,14 @@ import numpy as np
 
 from atlasnmf.errors import BadInput
 
-__all__ = ["FactorMatch", "factor_diversity", "hungarian_match", "matched_correlation", "top_genes"]
+__all__ = [
+    "FactorMatch",
+    "factor_diversity",
+    "hungarian_match",
+    "matched_correlation",
+    "specific_genes",
+    "top_genes",
+]
 
 _CHUNK_ROWS = 65_536
 
@@ -45,6 +52,37 @@ def top_genes(loadings: np.ndarray, n_top: int = 10) -> np.ndarray:
         raise BadInput("the loadings have no finite row; fit a model before asking for its genes")
     order = np.argsort(-loadings[genes], axis=0, kind="stable")
     return genes[order[:n_top]]
+
+
+def specific_genes(loadings: np.ndarray, n_top: int = 50) -> np.ndarray:
+    """Say which genes are a factor's own: among its top genes, and larger on it than on every other factor.
+
+    Parameters
+    ----------
+    loadings
+        Shape (G, K), NaN rows for genes outside the model.
+    n_top
+        Top genes a factor.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, shape (G, K).
+
+    References
+    ----------
+    INSPIRE, "Identification of genes specific to a spatial factor".
+
+    Examples
+    --------
+    >>> specific_genes(np.array([[0.7, 0.1], [0.2, 0.4], [0.1, 0.5]]), n_top=2).astype(int).tolist()
+    [[1, 0], [0, 1], [0, 1]]
+    """
+    loadings = np.asarray(loadings, np.float64)
+    among = np.zeros(loadings.shape, bool)
+    np.put_along_axis(among, top_genes(loadings, n_top), True, axis=0)
+    alone = (loadings[:, :, None] > loadings[:, None, :]).sum(axis=2) == loadings.shape[1] - 1
+    return among & alone
 
 
 def factor_diversity(loadings: np.ndarray, n_top: int = 10) -> float:

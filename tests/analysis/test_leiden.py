@@ -3,6 +3,7 @@ import pytest
 
 from atlasnmf.analysis import leiden
 from atlasnmf.analysis.leiden import fit_communities
+from atlasnmf.analysis.nearest import faiss_index
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.metrics import adjusted_rand
 
@@ -18,7 +19,7 @@ def blobs(n, seed=0):
 
 def test_edges_are_the_nearest_neighbours():
     rows, _ = blobs(200)
-    edges = leiden._edges(leiden._index(rows), rows, 5)
+    edges = leiden._edges(faiss_index(rows, "Leiden"), rows, 5)
     distance = np.linalg.norm(rows[:, None] - rows[None], axis=2)
     near = {(i, j) for i in range(200) for j in np.argsort(distance[i], kind="stable")[1:6].tolist()}
     expected = {(min(i, j), max(i, j)): float((i, j) in near) + float((j, i) in near) for i, j in near}

@@ -1,0 +1,217 @@
+"""Stored rows and labels of spots, read in runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from atlasnmf.analysis.domains import tables_with
+from atlasnmf.errors import BadInput
+from atlasnmf.seeds import rng_for
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.tables import TableHandle
+
+    Source: TypeAlias = Atlas | AnnData | SpatialData | str
+
+__all__ = ["SpotLabels", "StoredRows", "opened", "stored_labels", "stored_rows"]
+
+#: Spots of a run.
+RUN_SPOTS = 65_536
+
+
+def opened(source: Any) -> Atlas:
+    """Open a store, or take an atlas as it is."""
+    from atlasnmf.store.atlas import Atlas, open_atlas
+
+    return source if isinstance(source, Atlas) else open_atlas(source)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """An obsm array of some tables; spots are theirs, one table after the other.
+
+    Parameters
+    ----------
+    atlas
+        Where it is stored.
+    key
+        obsm key.
+    tables
+        The tables that have it.
+    """
+
+    atlas: Atlas
+    key: str
+    tables: tuple[TableHandle, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the tables."""
+        return [table.name for table in self.tables]
+
+    @property
+    def n_spots(self) -> int:
+        """Spots of the tables."""
+        return sum(table.n_spots for table in self.tables)
+
+    @cached_property
+    def spots(self) -> np.ndarray:
+        """Number of each spot in the atlas, int64, shape (n,)."""
+        return spots_of(self.atlas, self.tables)
+
+    @cached_property
+    def slice_codes(self) -> np.ndarray:
+        """Slice of each spot, int32, shape (n,): positions in ``atlas.slices``."""
+        return self.atlas.slice_codes()[self.spots]
+
+    def runs(self, n_rows: int = RUN_SPOTS) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield which spots a run has and their rows, float32."""
+        first = 0
+        for table in self.tables:
+            for start in range(0, table.n_spots, n_rows):
+                stop = min(start + n_rows, table.n_spots)
+                rows = np.asarray(table.obsm_rows(self.key, start, stop), np.float32)
+                yield slice(first + start, first + stop), rows
+            first += table.n_spots
+
+    def take(self, wanted: np.ndarray) -> np.ndarray:
+        """Return the rows of some spots, ascending, float32; reads everything once."""
+        parts = []
+        for run, rows in self.runs():
+            low, high = np.searchsorted(wanted, (run.start, run.stop))
+            parts.append(rows[wanted[low:high] - run.start])
+        return np.concatenate(parts)
+
+    def finite(self) -> np.ndarray:
+        """Return which spots have finite rows, bool, shape (n,); reads everything once."""
+        return np.concatenate([np.isfinite(rows).all(axis=1) for _, rows in self.runs()])
+
+    def sample(
+        self,
+        n_sample: int,
+        strata: np.ndarray,
+        *,
+        random_state: int,
+        where: str,
+        among: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Draw spots evenly over strata, without replacement.
+
+        Parameters
+        ----------
+        n_sample
+            Spots at most; small strata are taken whole, the others share what is left.
+        strata
+            Stratum of each spot, shape (n,); spots below 0 are never drawn.
+        random_state, where
+            Seed and place of the draw.
+        among
+            Which spots may be drawn, bool, shape (n,).
+
+        Returns
+        -------
+        numpy.ndarray
+            Spots, ascending, int64.
+        """
+        allowed = strata >= 0 if among is None else among & (strata >= 0)
+        rng = rng_for(random_state, where, "sample")
+        groups = [np.flatnonzero(allowed & (strata == code)) for code in np.unique(strata[allowed])]
+        drawn, left = [], n_sample
+        for done, group in enumerate(sorted(groups, key=len)):
+            share = min(len(group), left // (len(groups) - done))
+            drawn.append(rng.choice(group, share, replace=False))
+            left -= share
+        return np.sort(np.concatenate(drawn)) if drawn else np.empty(0, np.int64)
+
+
+def spots_of(atlas: Atlas, tables: Sequence[TableHandle]) -> np.ndarray:
+    """Return the numbers in the atlas of the spots of some tables, int64, shape (n,)."""
+    offsets = dict(zip((t.name for t in atlas.tables), atlas.table_offsets.tolist(), strict=False))
+    return np.concatenate([offsets[t.name] + np.arange(t.n_spots, dtype=np.int64) for t in tables])
+
+
+def stored_rows(atlas: Any, key: str) -> StoredRows:
+    """Return an obsm array of an atlas, unread.
+
+    Raises
+    ------
+    BadInput
+        No table has it, or the tables' arrays have different numbers of columns.
+    """
+    found = opened(atlas)
+    rows = StoredRows(found, key, tuple(tables_with(found, "obsm", key)))
+    if len({table.obsm_rows(key, 0, 1).shape[1:] for table in rows.tables}) > 1:
+        raise BadInput(f"obsm[{key!r}] has different numbers of columns in the tables; fit them together")
+    return rows
+
+
+@dataclass(frozen=True)
+class SpotLabels:
+    """Labels of spots.
+
+    Parameters
+    ----------
+    codes
+        int32, shape (n,); -1 where there is none.
+    names
+        The labels.
+    """
+
+    codes: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Spots of each label, int64."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+
+
+def stored_labels(atlas: Atlas, column: str, tables: Sequence[TableHandle] | None = None) -> SpotLabels:
+    """Read an obs column as labels; tables without it have none.
+
+    Parameters
+    ----------
+    atlas
+        The atlas.
+    column
+        obs column.
+    tables
+        Whose spots, one table after the other; all when not given.
+
+    Raises
+    ------
+    BadInput
+        No table has the column, or it has no label at all.
+    """
+    import pandas as pd
+
+    from atlasnmf.store.names import no_such
+
+    chosen = list(atlas.tables if tables is None else tables)
+    if not any(column in table.obs_columns() for table in chosen):
+        known = list(dict.fromkeys(name for table in chosen for name in table.obs_columns()))
+        raise BadInput(no_such("obs column", column, known, atlas.name))
+    place: dict[str, int] = {}
+    parts = []
+    for table in chosen:
+        if column not in table.obs_columns():
+            parts.append(np.full(table.n_spots, -1, np.int32))
+            continue
+        values = pd.Categorical(table.obs_column(column))
+        used = np.bincount(values.codes[values.codes >= 0], minlength=len(values.categories))
+        number = np.full(len(used) + 1, -1, np.int32)
+        for code in np.flatnonzero(used).tolist():
+            number[code] = place.setdefault(str(values.categories[code]), len(place))
+        parts.append(number[values.codes])
+    if not place:
+        raise BadInput(f"obs column {column!r} of {atlas.name} has no value; give a column with labels")
+    return SpotLabels(np.concatenate(parts), tuple(place))
