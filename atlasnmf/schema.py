@@ -253,6 +253,8 @@ class SliceBatch:
     graph
         Neighbours (self included) of the first ``rings[-2]`` rows, as positions within the batch; data are
         the weights of A~ from whole-slice degrees, float32. None for block batches.
+    n_shared
+        Core spots of the slice over all ranks, where several share a step; None where all are here.
     """
 
     slice_index: int
@@ -263,11 +265,17 @@ class SliceBatch:
     scores: np.ndarray | None = None
     smoothed: tuple[Csr, ...] = ()
     graph: Csr | None = None
+    n_shared: int | None = None
 
     @property
     def n_core(self) -> int:
         """Spots that carry the loss."""
         return self.rings[0]
+
+    @property
+    def n_step(self) -> int:
+        """Spots of the slice that carry the loss of a step, over all ranks."""
+        return self.n_core if self.n_shared is None else self.n_shared
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 
 from atlasnmf.batches.blocks import buffered_units
 from atlasnmf.batches.halos import halo_batch, spots_with_halo
@@ -114,6 +115,8 @@ class Loader:
             units: Iterator[Unit] = buffered_units(source, self.sampler, step)
         else:
             units = self._units(source, step)
+        if self.sampler.n_ranks > 1:
+            units = self._shared(units, step)
         return prefetched(units, self.prefetch, self.clock)
 
     def sample(self, rows_per_slice: int, seed: int) -> Unit:
@@ -157,6 +160,12 @@ class Loader:
                     for tile in self.sampler.draw(step)
                 ]
             step += 1
+
+    def _shared(self, units: Iterator[Unit], step: int) -> Iterator[Unit]:
+        """Tell every batch how many rows all ranks have of its slice."""
+        for at, unit in enumerate(units, step):
+            rows = self.sampler.step_rows(at)
+            yield [replace(batch, n_shared=n_rows) for batch, n_rows in zip(unit, rows, strict=True)]
 
     def first_unit(self, step: int = 0) -> Unit:
         """Return one unit without leaving a thread behind; for tests and for planning."""

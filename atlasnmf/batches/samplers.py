@@ -130,6 +130,10 @@ class BlockSampler:
         self.block = lru_cache(maxsize=3 * len(sizes))(self._block)
         self._runs = lru_cache(maxsize=2 * len(sizes))(self._run_order)
 
+    def step_rows(self, step: int) -> list[int]:
+        """Return the rows a step takes of each slice, over all ranks."""
+        return [int(rows) for rows in self.batch_rows]
+
     @property
     def n_slices(self) -> int:
         """Number of slices."""
@@ -231,15 +235,24 @@ class TileSampler:
         """Number of slices."""
         return len(self.tiles)
 
+    def step_rows(self, step: int) -> list[int]:
+        """Return the core rows a step takes of each slice, over all ranks."""
+        return [tile.stop - tile.start for tile in self._whole(step)]
+
     def draw(self, step: int) -> list[Tile]:
         """Return this rank's share of the tiles of a step, one a slice."""
         drawn = []
-        for slice_index, own in enumerate(self.tiles):
-            epoch, within = divmod(step, len(own))
-            tile = own[int(self._order(slice_index, epoch)[within])]
+        for tile in self._whole(step):
             n_rows = tile.stop - tile.start
             lo, hi = (n_rows * (self.rank + i) // self.n_ranks for i in (0, 1))
             drawn.append(replace(tile, start=tile.start + lo, stop=tile.start + hi))
+        return drawn
+
+    def _whole(self, step: int) -> list[Tile]:
+        drawn = []
+        for slice_index, own in enumerate(self.tiles):
+            epoch, within = divmod(step, len(own))
+            drawn.append(own[int(self._order(slice_index, epoch)[within])])
         return drawn
 
     def _shuffled(self, slice_index: int, epoch: int) -> np.ndarray:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-__all__ = ["Callback", "Method", "Packed", "Units"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Callback", "Method", "Packed", "Ranked", "Ranks", "Units"]
 
 S = TypeVar("S")
 U = TypeVar("U", contravariant=True)
@@ -53,6 +56,40 @@ class Method(Protocol[S, U]):
 
     def unpack(self, tensors: Mapping[str, np.ndarray], scalars: Mapping[str, Any]) -> S:
         """Return the state that was packed, to the same bits; the arrays may be kept."""
+        ...
+
+
+class Ranks(Protocol):
+    """The workers that share every step of a training, as one of them sees the others."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this one, from 0."""
+        ...
+
+    @property
+    def n_ranks(self) -> int:
+        """How many there are."""
+        ...
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Put the sum over all ranks in the place of each tensor; every rank calls it with the same shapes.
+
+        The sums have the same bits on every rank, and from one run to the next for the same number of ranks.
+        """
+        ...
+
+
+class Ranked(Method[S, U], Protocol[S, U]):
+    """A method whose step can be shared: each rank brings a part of the rows of every slice."""
+
+    def with_ranks(self, ranks: Ranks) -> Method[S, U]:
+        """Return the method for one rank.
+
+        Its ``step`` must leave every rank with the same bits of state and the same figures: gradients and
+        whatever else is a sum over rows go through :meth:`Ranks.sum` or :func:`atlasnmf.train.sums.summed`,
+        and means divide by :attr:`atlasnmf.schema.SliceBatch.n_step`.
+        """
         ...
 
 

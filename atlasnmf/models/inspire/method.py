@@ -15,11 +15,11 @@ from atlasnmf.models.inspire import losses
 from atlasnmf.models.inspire.assembly import InspireNet, Shape
 from atlasnmf.models.inspire.networks import Discriminator, Edges, Inputs, stack_inputs
 from atlasnmf.models.inspire.params import LATENT, Params, encoder_of
-from atlasnmf.train.sparse_rows import sparse_rows
 from atlasnmf.models.inspire.warm import choose_factors, start_factors
 from atlasnmf.schema import AtlasFacts, Result, SliceBatch
 from atlasnmf.seeds import seed_for
 from atlasnmf.train.method import Ranks
+from atlasnmf.train.sparse_rows import sparse_rows
 from atlasnmf.train.sums import summed
 from atlasnmf.train.torch_state import pack_torch, unpack_torch
 
@@ -71,10 +71,10 @@ class InspireMethod:
 
     Notes
     -----
-    Ranks (:meth:`with_ranks`) each bring a part of the rows. Factorisation, reconstruction and the adversaries'
-    terms are sums over rows, divided by the rows of all ranks. Geometry and the prior are functions of sums
-    over rows (two Gram matrices a slice, the mean of the factors): the sums are added before the function is
-    taken. So value and gradient are those of the whole batch, up to the order of additions.
+    Ranks (:meth:`with_ranks`) each bring a part of the rows. Factorisation, reconstruction and the
+    adversaries' terms are sums over rows, divided by the rows of all ranks. Geometry and the prior are
+    functions of sums over rows (two Gram matrices a slice, the sum of the factors): the sums are added before
+    the function is taken. So value and gradient are those of the whole batch, up to the order of additions.
     """
 
     name = "inspire"
@@ -148,7 +148,7 @@ class InspireMethod:
         if self.params.features == "scores":
             assert batch.scores is not None
             levels = torch.as_tensor(batch.scores).to(self.device)
-            scores = levels.reshape(len(levels), -1) / self.score_unit
+            scores = levels.flatten(1) / self.score_unit
         else:
             features = counts.log_normalised(batch.totals, self.facts.target_sum)
         if batch.graph is not None and self.attends:
