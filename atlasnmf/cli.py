@@ -396,13 +396,26 @@ def info(store: Store, work_dir: WorkDir = None, as_json: Json = False) -> None:
 def report(
     store: Store,
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to write.")] = Path("report.html"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = True,
+    unit: Annotated[
+        str,
+        typer.Option(
+            help='Unit of the coordinates, "µm"; of pixels their size, "0.5 µm".', show_default=False
+        ),
+    ] = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite/--no-overwrite", help="Replace the file if it exists.")
+    ] = True,
+    as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML page about the results in a store."""
+    """Write one self-contained HTML page about the results in a store: maps, genes, quality, provenance.
+
+    Example: atlasnmf report embryo.zarr -o report.html
+    """
     from atlasnmf.plots.report import write_report
 
-    path = write_report(store, out)
-    _say({}, False, [f"report: {path}"])
+    path = write_report(store, out, unit=unit, overwrite=overwrite)
+    n_bytes = path.stat().st_size
+    _say({"report": str(path), "bytes": n_bytes}, as_json, [f"report: {path} ({n_bytes / 1e6:.1f} MB)"])
 
 
 def _register_prepare() -> None:

@@ -72,7 +72,7 @@ def factors(
         Of the values of a factor over all slices drawn, the end of the colours. They start at 0 for values
         that are never negative.
     unit
-        Unit of the coordinates, written at the scale bar, for example ``"µm"``.
+        Unit of the coordinates, written at the scale bar: ``"µm"``, or of pixels their size, ``"0.5 µm"``.
     invert_y
         Draw y downwards, as microscopes and spatialdata-plot do.
     panel_width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.tables import TableHandle
 
-__all__ = ["SHADE_ABOVE", "Panel", "draw_spots", "frame", "grid", "panels_of", "scale_bar"]
+__all__ = [
+    "SHADE_ABOVE",
+    "Panel",
+    "bar_length",
+    "bar_text",
+    "draw_spots",
+    "frame",
+    "grid",
+    "panels_of",
+    "scale_bar",
+]
 
 #: Spots of a figure above which pixels are shaded in place of drawing points.
 SHADE_ABOVE = 500_000
@@ -163,9 +174,7 @@ def scale_bar(axes: Axes, unit: str) -> float:
     from matplotlib.transforms import blended_transform_factory
 
     low, high = axes.get_xlim()
-    target = 0.22 * abs(high - low)
-    power = 10.0 ** np.floor(np.log10(target))
-    length = float(power * max(step for step in (1, 2, 5) if step * power <= target))
+    length = bar_length(0.22 * abs(high - low), unit)
     place = blended_transform_factory(axes.transData, axes.transAxes)
     start = min(low, high) + 0.02 * abs(high - low)
     axes.plot(
@@ -178,9 +187,54 @@ def scale_bar(axes: Axes, unit: str) -> float:
         solid_capstyle="butt",
         label="_scale_bar",
     )
-    text = f"{length:g} {unit or 'units'}"
+    text = bar_text(length, unit)
     axes.text(start + length / 2, -0.035, text, transform=place, ha="center", va="top", fontsize=6)
     return length
+
+
+def _unit(text: str) -> tuple[float, str]:
+    """Return how many of a unit one step of the coordinates is, and the unit."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*(\S.*)", text)
+    try:
+        return (float(found[1]), found[2].strip()) if found else (1.0, text.strip())
+    except ValueError:
+        return 1.0, text.strip()
+
+
+def bar_length(most: float, unit: str = "") -> float:
+    """Return the longest bar, in coordinates, that is a round number of the unit and no longer than ``most``.
+
+    Parameters
+    ----------
+    most
+        Length there is for the bar, in coordinates.
+    unit
+        Unit of the coordinates, ``"µm"``; for pixels their size, ``"0.5 µm"``.
+
+    Examples
+    --------
+    >>> bar_length(70.0), bar_length(70.0, "0.5 µm")
+    (50.0, 40.0)
+    """
+    size, _ = _unit(unit)
+    target = max(most, 1e-30) * size
+    power = 10.0 ** np.floor(np.log10(target))
+    return float(power * max(step for step in (1, 2, 5) if step * power <= target * (1 + 1e-12))) / size
+
+
+def bar_text(length: float, unit: str = "") -> str:
+    """Return what a bar of a length in coordinates is called.
+
+    Examples
+    --------
+    >>> bar_text(50.0), bar_text(40.0, "0.5 µm"), bar_text(5000.0, "µm")
+    ('50 units', '20 µm', '5 mm')
+    """
+    size, name = _unit(unit)
+    real = length * size
+    if name.lower().rstrip("s") in ("µm", "um", "μm", "micrometer", "micrometre", "micron"):
+        return f"{real / 1000:g} mm" if real >= 1000 else f"{real:g} µm"
+    return f"{real:g} {name or 'units'}"
 
 
 def _batches(panel: Panel, values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

@@ -12,8 +12,9 @@ from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.tables import TableHandle
 
-__all__ = ["coefficients_of", "opened", "record_of"]
+__all__ = ["coefficients_of", "opened", "record_of", "result_table", "unit_of"]
 
 _COEFFICIENTS = ("_coefficients", "_loadings", "")
 
@@ -54,3 +55,32 @@ def coefficients_of(source: Any, key: str) -> tuple[np.ndarray, np.ndarray]:
                 return np.asarray(table.var_names()).astype(str), np.asarray(table.varm(key + suffix))
     known = sorted({name for table in atlas.tables for name in table.keys("varm")})
     raise BadInput(f"{no_such('varm key', f'{key}_coefficients', known, atlas.name)}; fit a model first")
+
+
+def unit_of(atlas: Atlas) -> str:
+    """Return the unit of the positions where a table's ``uns`` says it, else nothing.
+
+    An entry of ``uns`` with a field ``unit`` says it: ``uns["volume"]``, ``uns["truth"]`` of simulators.
+    """
+    for table in atlas.tables:
+        for key in table.keys("uns"):
+            if "unit" in table.uns_keys(key):
+                return str(table.uns(key)["unit"])
+    return ""
+
+
+def result_table(atlas: Atlas, name: str, mend: str) -> TableHandle:
+    """Return a table that a fit wrote, such as the matches; such tables are no part of the atlas itself.
+
+    Raises
+    ------
+    BadInput
+        There is none; ``mend`` says how to make it.
+    """
+    from atlasnmf.store.tables import MemoryTable, StoredTable
+
+    if not atlas.has_table(name):
+        raise BadInput(f"{atlas.name} has no table {name!r}; {mend}")
+    if atlas.path is not None:
+        return StoredTable(atlas.path / "tables" / name)
+    return MemoryTable(atlas.source.tables[name], name)

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import anndata
 import matplotlib
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from atlasnmf.store.atlas import open_atlas
 
 matplotlib.use("Agg")
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

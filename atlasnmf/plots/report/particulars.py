@@ -1,0 +1,160 @@
+"""Figures that only some models have: slice effects, instability, hidden genes, platforms, training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from atlasnmf.plots.report.facts import Found
+from atlasnmf.plots.report.mosaic import Picture
+from atlasnmf.plots.report.pictures import picture_of
+
+__all__ = ["Figure", "figures_of"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its title, what it says, and its text for those who do not see it."""
+
+    title: str
+    text: str
+    picture: Picture
+    alt: str
+
+
+def figures_of(found: Found) -> list[Figure]:
+    """Return the figures of a result: those of its model, then how the fit went."""
+    figures = [figure for make in _PARTICULAR.get(found.model, ()) for figure in make(found)]
+    return figures + _history(found)
+
+
+def _history(found: Found) -> list[Figure]:
+    from atlasnmf import plots
+
+    history = found.record.get("history")
+    if not isinstance(history, Mapping) or not any(
+        np.asarray(values).dtype.kind in "fiu" and len(values)
+        for name, values in history.items()
+        if name not in ("step", "pass", "epoch", "iteration")
+    ):
+        return []
+    text = "Curves that still fall at the end ask for more steps."
+    picture = picture_of(plots.history(history), 90)
+    return [Figure("Training", text, picture, "Figures of the fit over its steps")]
+
+
+def _slice_effects(found: Found) -> list[Figure]:
+    effects = found.record.get("gamma")
+    if effects is None:
+        return []
+    spread = np.nanstd(np.asarray(effects, float), axis=1)
+    names = [str(name) for name in np.atleast_1d(found.record.get("slices", range(len(spread))))]
+    return [
+        _bars(
+            "Effects of the slices",
+            names,
+            spread,
+            "spread of log effects over genes",
+            "How much each slice's genes were raised or lowered to agree with the others: "
+            "a slice far above the rest differs in protocol or in quality.",
+        )
+    ]
+
+
+def _bars(title: str, names: list[str], values: np.ndarray, label: str, text: str) -> Figure:
+    import matplotlib.pyplot as plt
+
+    from atlasnmf.plots.style import category_colours, styled
+
+    with styled():
+        _, axes = plt.subplots(figsize=(4.6, 0.5 + 0.2 * len(names)), layout="constrained")
+        axes.barh(range(len(names)), values, color=category_colours(1)[0])
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel(label)
+        picture = picture_of(axes)
+    said = ", ".join(f"{name} {value:.2g}" for name, value in zip(names, values, strict=True))
+    return Figure(title, text, picture, f"{title}: {said}")
+
+
+def _stability(found: Found) -> list[Figure]:
+    from atlasnmf import plots
+
+    record = found.record
+    if "ranks" not in record or "instability_hungarian_mean" not in record:
+        return []
+    text = (
+        f"How much patterns change when the data are perturbed, by their number; {record.get('rank')} "
+        "were kept. A clear minimum is a number the data ask for; a curve that only rises means structure at "
+        "several scales."
+    )
+    return [
+        Figure(
+            "Number of patterns",
+            text,
+            picture_of(plots.instability(record)),
+            "Instability by number of patterns",
+        )
+    ]
+
+
+def _regions(found: Found) -> list[Figure]:
+    from atlasnmf import plots
+
+    if not any(f"{found.key}_regions" in table.keys("uns") for table in found.atlas.tables):
+        return []
+    text = "Correlation of each pattern with the regions it agrees with most."
+    picture = picture_of(plots.region_bubbles(found.atlas, found.key))
+    return [Figure("Patterns and regions", text, picture, "Correlation of patterns with regions")]
+
+
+def _held_out(found: Found) -> list[Figure]:
+    from atlasnmf import plots
+
+    table = found.record.get("holdout")
+    if not isinstance(table, Mapping) or "r2" not in table:
+        return []
+    genes, scores = np.asarray(table["gene"]).astype(str), np.asarray(table["r2"], float)
+    order = np.argsort(-np.nan_to_num(scores, nan=-1.0), kind="stable")
+    best = ", ".join(f"{genes[i]} {scores[i]:.2f}" for i in order[:5])
+    worst = ", ".join(f"{genes[i]} {scores[i]:.2f}" for i in order[::-1][:5])
+    text = (
+        f"{len(genes)} genes were hidden from the fine slice and imputed. Best: {best}. Worst: {worst}. "
+        "Genes with few counts cannot score high whatever is done: their noise is not to be imputed."
+    )
+    picture = picture_of(plots.holdout(found.record))
+    return [Figure("Hidden genes", text, picture, f"R2 of {len(genes)} hidden genes by their counts")]
+
+
+def _linked(found: Found) -> list[Figure]:
+    links = found.record.get("links")
+    scaling = found.record.get("platform_scaling", found.record.get("scaling"))
+    if scaling is None or not np.size(scaling):
+        return []
+    import matplotlib.pyplot as plt
+
+    from atlasnmf.plots.style import category_colours, styled
+
+    values = np.log10(np.asarray(scaling, float)[np.asarray(scaling, float) > 0])
+    if not len(values):
+        return []
+    with styled():
+        _, axes = plt.subplots(figsize=(3.6, 2.0), layout="constrained")
+        axes.hist(values, bins=40, color=category_colours(1)[0])
+        axes.set_xlabel("log10 of the platform scaling")
+        axes.set_ylabel("genes")
+        picture = picture_of(axes)
+    said = ", ".join(f"{name} {value}" for name, value in links.items()) if isinstance(links, Mapping) else ""
+    text = "What the coarse platform sees of a gene relative to the fine one." + (
+        f" Links: {said}." if said else ""
+    )
+    return [Figure("Platforms", text, picture, "Histogram of the platform scaling of genes")]
+
+
+_PARTICULAR: dict[str, tuple[Callable[[Found], list[Figure]], ...]] = {
+    "inspire": (_slice_effects, _regions),
+    "stanmf": (_stability, _regions),
+    "siid": (_held_out, _linked),
+}
