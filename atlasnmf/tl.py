@@ -3,6 +3,10 @@
 from atlasnmf.analysis.domains import domains
 from atlasnmf.analysis.factor_genes import enrichment, factor_genes, marker_ranks
 from atlasnmf.analysis.gene_sets import read_gene_sets, write_gene_sets
+from atlasnmf.analysis.label_transfer import label_transfer
+from atlasnmf.analysis.marker_agreement import marker_auc, purity_coverage
+from atlasnmf.analysis.matches import match_summary
+from atlasnmf.analysis.proportions import proportions
 from atlasnmf.analysis.reading import (
     comparisons,
     gene_networks,
@@ -21,11 +25,16 @@ __all__ = [
     "enrichment",
     "factor_genes",
     "gene_networks",
+    "label_transfer",
     "link_regions",
+    "marker_auc",
     "marker_ranks",
     "markers",
+    "match_summary",
     "morans_i",
     "predict_region",
+    "proportions",
+    "purity_coverage",
     "read_gene_sets",
     "reconstruction",
     "subtypes",

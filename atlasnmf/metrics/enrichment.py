@@ -124,7 +124,7 @@ def preranked_gsea(
     """
     n_genes, n_rankings = statistics.shape
     order = np.argsort(-statistics, axis=0, kind="stable")
-    weights = np.abs(np.take_along_axis(statistics, order, axis=0)).T.copy()
+    weights = np.abs(np.take_along_axis(statistics, order, axis=0))
     score = np.empty((n_rankings, len(starts) - 1))
     owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     for k in range(n_rankings):
@@ -132,7 +132,7 @@ def preranked_gsea(
         place[order[:, k]] = np.arange(n_genes)
         ascending = place[members]
         ascending = ascending[np.lexsort((ascending, owner))]
-        score[k] = running_sums(weights[k], ascending, starts)
+        score[k] = running_sums(weights[:, k], ascending, starts)
     normalised, p = np.full(score.shape, np.nan), np.full(score.shape, np.nan)
     for size, chosen in _by_size(np.diff(starts)):
         rng = rng_for(random_state, "gsea", size)

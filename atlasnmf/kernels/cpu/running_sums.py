@@ -61,11 +61,32 @@ def running_sums(weights: np.ndarray, positions: np.ndarray, starts: np.ndarray)
     return out
 
 
-@numba.njit(nogil=True, cache=True)
+# maxima need no order of NaN, of which there are none: so the loops over rankings run in lanes
+@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
 def _equal_running_sums(weights, positions, out):  # type: ignore[no-untyped-def]
-    for k in range(len(weights)):
-        for n in range(len(positions)):
-            out[k, n] = _extreme(weights[k], positions[n])
+    n_genes, n_rankings = weights.shape
+    n_sets, n_hits = positions.shape
+    down = 1.0 / (n_genes - n_hits) if n_genes > n_hits else 0.0
+    up, rise = np.empty(n_rankings), np.empty(n_rankings)
+    highest, lowest = np.empty(n_rankings), np.empty(n_rankings)
+    for n in range(n_sets):
+        up[:] = 0.0
+        for i in range(n_hits):
+            row = weights[positions[n, i]]
+            for k in range(n_rankings):
+                up[k] += row[k]
+        for k in range(n_rankings):
+            up[k] = 1.0 / up[k] if up[k] > 0.0 else 0.0
+        rise[:], highest[:], lowest[:] = 0.0, 0.0, 0.0
+        for i in range(n_hits):
+            row = weights[positions[n, i]]
+            fallen = (positions[n, i] - i) * down
+            for k in range(n_rankings):
+                lowest[k] = min(lowest[k], rise[k] - fallen)
+                rise[k] += row[k] * up[k]
+                highest[k] = max(highest[k], rise[k] - fallen)
+        for k in range(n_rankings):
+            out[k, n] = highest[k] if highest[k] >= -lowest[k] else lowest[k]
 
 
 def equal_running_sums(weights: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -74,7 +95,7 @@ def equal_running_sums(weights: np.ndarray, positions: np.ndarray) -> np.ndarray
     Parameters
     ----------
     weights
-        As in :func:`running_sums`, one row a ranking, shape (K, G).
+        As in :func:`running_sums`, one column a ranking, shape (G, K).
     positions
         Places of the genes of each set, ascending, the same in every ranking, shape (n_sets, m).
 
@@ -83,7 +104,7 @@ def equal_running_sums(weights: np.ndarray, positions: np.ndarray) -> np.ndarray
     numpy.ndarray
         float64, shape (K, n_sets).
     """
-    out = np.empty((len(weights), len(positions)))
+    out = np.empty((weights.shape[1], len(positions)))
     _equal_running_sums(np.ascontiguousarray(weights, np.float64), positions, out)
     return out
 

@@ -1,0 +1,212 @@
+"""Pairs of spots that a fit has matched, by their numbers in the atlas, and what they say of domains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlasnmf.analysis.domains import which_fit
+from atlasnmf.analysis.spots import opened, stored_labels
+from atlasnmf.errors import BadInput
+from atlasnmf.store.names import no_such
+from atlasnmf.store.results import ResultWriter, refuse_existing
+from atlasnmf.store.tables import MemoryTable, StoredTable, TableHandle
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from atlasnmf.analysis.spots import Source
+    from atlasnmf.store.atlas import Atlas
+
+__all__ = ["Matches", "match_summary", "stored_matches"]
+
+_COLUMNS = ("source_table", "source", "target_table", "target", "score", "passed")
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched pairs.
+
+    Parameters
+    ----------
+    source, target
+        Numbers of the spots in the atlas, int64, shape (n_pairs,).
+    score
+        float64, shape (n_pairs,).
+    passed
+        Whether quality control kept the pair, bool, shape (n_pairs,).
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    score: np.ndarray
+    passed: np.ndarray
+
+    def kept(self) -> Matches:
+        """Return the pairs that passed."""
+        chosen = self.passed
+        return Matches(self.source[chosen], self.target[chosen], self.score[chosen], self.passed[chosen])
+
+
+def stored_matches(atlas: Atlas, name: str) -> Matches:
+    """Read a table of matched pairs.
+
+    Parameters
+    ----------
+    atlas
+        The atlas.
+    name
+        Name of the table; its obs has ``source_table``, ``source``, ``target_table``, ``target`` (names of
+        the spots), ``score`` and ``passed``.
+
+    Raises
+    ------
+    BadInput
+        There is no such table, it is none of pairs, or it names spots the atlas does not have.
+    """
+    table = _result_table(atlas, name)
+    missing = [column for column in _COLUMNS if column not in table.obs_columns()]
+    if missing:
+        raise BadInput(
+            f"table {name!r} of {atlas.name} has no column {missing[0]!r}; it is no table of matches"
+        )
+    ends = []
+    for end in ("source", "target"):
+        tables = np.asarray(table.obs_column(f"{end}_table"), dtype=object).astype(str)
+        spots = np.asarray(table.obs_column(end), dtype=object).astype(str)
+        ends.append(_numbers(atlas, tables, spots, name))
+    score = np.asarray(table.obs_column("score"), np.float64)
+    return Matches(ends[0], ends[1], score, np.asarray(table.obs_column("passed")).astype(bool))
+
+
+def _result_table(atlas: Atlas, name: str) -> TableHandle:
+    if not atlas.has_table(name):
+        known = [table.name for table in atlas.tables]
+        raise BadInput(f"{no_such('table', name, known, atlas.name)}; {which_fit(name, atlas)}")
+    if atlas.path is not None:
+        return StoredTable(atlas.path / "tables" / name)
+    return MemoryTable(atlas.source.tables[name], name)
+
+
+def _numbers(atlas: Atlas, tables: np.ndarray, spots: np.ndarray, name: str) -> np.ndarray:
+    import pandas as pd
+
+    found = np.full(len(spots), -1, np.int64)
+    for table, offset in zip(atlas.tables, atlas.table_offsets.tolist(), strict=False):
+        here = tables == table.name
+        if here.any():
+            place = pd.Index(table.obs_names()).get_indexer(spots[here])
+            found[here] = np.where(place >= 0, place + offset, -1)
+    if (found < 0).any():
+        at = int(np.flatnonzero(found < 0)[0])
+        raise BadInput(
+            f"table {name!r} names spot {spots[at]!r} of table {tables[at]!r}, not in {atlas.name}; "
+            "open all tables that were matched, or fit again"
+        )
+    return found
+
+
+def match_summary(
+    atlas: Source,
+    label_key: str = "domains",
+    *,
+    matches: str = "spatialfuser_matches",
+    key_added: str | None = None,
+    overwrite: bool = False,
+) -> pd.DataFrame:
+    """Say for every label of every slice how many of its spots are matched, and to what.
+
+    Parameters
+    ----------
+    atlas
+        An open atlas, the path of a store, or data in memory (which is changed).
+    label_key
+        obs column of domains or labels.
+    matches
+        Table of matched pairs.
+    key_added
+        uns key to write, ``<matches>_summary`` by default: the columns of what is returned.
+    overwrite
+        Replace an older one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``slice``, ``label``, ``n_spots``, ``matched`` and ``passed`` (shares of the spots in any pair, and in
+        one that passed quality control), ``unmatched`` (one less ``passed``: new or lost tissue), ``partner``
+        (the commonest label at the other end of the pairs that passed), ``purity`` (its share of those
+        pairs), ``coverage`` (share of the partner's spots, in the slices matched with, that these pairs
+        reach) and ``agreement`` (share of the pairs with the same label at both ends).
+
+    Raises
+    ------
+    BadInput
+        There are no such matches or labels.
+    """
+    import pandas as pd
+
+    found = opened(atlas)
+    written = key_added or f"{matches}_summary"
+    refuse_existing(found, uns=[written], overwrite=overwrite)
+    pairs = stored_matches(found, matches)
+    labels = stored_labels(found, label_key)
+    slices = found.slice_codes()
+    n_labels = len(labels.names)
+    group = np.where(labels.codes >= 0, slices.astype(np.int64) * n_labels + labels.codes, -1)
+    sizes = np.bincount(group[group >= 0], minlength=found.n_slices * n_labels)
+    own, other = _both_ways(pairs.kept())
+    known = (group[own] >= 0) & (group[other] >= 0)
+    own, other = own[known], other[known]
+    any_own = np.unique(np.concatenate([pairs.source, pairs.target]))
+    matched, passed = (
+        _share(group, any_own, sizes),
+        _share(group, np.unique(_both_ways(pairs.kept())[0]), sizes),
+    )
+    rows = []
+    for number in np.flatnonzero(sizes).tolist():
+        of, ends = number // n_labels, other[group[own] == number]
+        rows.append(
+            {
+                "slice": found.slices[of].name,
+                "label": labels.names[number % n_labels],
+                "n_spots": int(sizes[number]),
+                "matched": matched[number],
+                "passed": passed[number],
+                "unmatched": 1 - passed[number],
+                **_partner(ends, labels.codes, slices, sizes.reshape(-1, n_labels), number % n_labels),
+            }
+        )
+        rows[-1]["partner"] = labels.names[rows[-1]["partner"]] if rows[-1]["partner"] >= 0 else ""
+    frame = pd.DataFrame(rows)
+    with ResultWriter(found, overwrite=overwrite) as writer:
+        writer.uns(written, {name: frame[name].to_numpy() for name in frame} | {"label_key": label_key})
+    return frame
+
+
+def _both_ways(pairs: Matches) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([pairs.source, pairs.target]), np.concatenate([pairs.target, pairs.source])
+
+
+def _share(group: np.ndarray, spots: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    own = group[spots]
+    return np.bincount(own[own >= 0], minlength=len(sizes)) / np.maximum(sizes, 1)
+
+
+def _partner(
+    ends: np.ndarray, codes: np.ndarray, slices: np.ndarray, sizes: np.ndarray, label: int
+) -> dict[str, Any]:
+    """Describe the other ends of the pairs of one label of one slice."""
+    if not len(ends):
+        return {"partner": -1, "purity": np.nan, "coverage": np.nan, "agreement": np.nan}
+    votes = np.bincount(codes[ends], minlength=sizes.shape[1])
+    partner = int(votes.argmax())
+    reached = np.unique(ends[codes[ends] == partner])
+    there = sizes[np.unique(slices[ends]), partner].sum()
+    return {
+        "partner": partner,
+        "purity": votes[partner] / len(ends),
+        "coverage": len(reached) / max(there, 1),
+        "agreement": votes[label] / len(ends),
+    }

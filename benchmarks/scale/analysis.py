@@ -1,0 +1,98 @@
+"""What the analyses cost at atlas scale, one JSON line each: ``python benchmarks/scale/analysis.py``.
+
+Domains of a million spots in 32 dimensions, and the enrichment of 60 factors in 5000 sets of genes, each in a
+process of its own so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from processes import machine, measure
+
+from atlasnmf.schema import Csr
+from atlasnmf.store.writer import create_store
+
+
+def write_store(path: Path, n_spots: int, n_dims: int, n_groups: int = 16) -> None:
+    """Two slices with an embedding of overlapping groups; one gene, so that counts cost nothing."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    centres = 2.0 * rng.normal(size=(n_groups, n_dims))
+    with create_store(path, overwrite=True) as store:
+        for name in ("slice_1", "slice_2"):
+            table = store.table(name, n_genes=1)
+            n_own = n_spots // 2
+            for start in range(0, n_own, 65_536):
+                n = min(65_536, n_own - start)
+                groups = rng.integers(0, n_groups, n)
+                rows = (centres[groups] + rng.normal(size=(n, n_dims))).astype(np.float32)
+                ones = Csr(np.arange(n + 1), np.zeros(n, np.int32), np.ones(n, np.float32), 1)
+                table.append(ones, obsm={"X_inspire": rows, "spatial": rng.uniform(size=(n, 2))})
+            obs = pd.DataFrame(index=[f"{name}_{i}" for i in range(n_own)])
+            table.close(obs=obs, var=pd.DataFrame(index=["gene"]))
+
+
+def domains(path: Path, method: str) -> dict[str, object]:
+    from atlasnmf import open_atlas, tl
+
+    start = time.perf_counter()
+    tl.domains(open_atlas(path), "X_inspire", n_domains=16, method=method, key_added=f"by_{method}")
+    return {"seconds": round(time.perf_counter() - start, 2)}
+
+
+def enrichment(n_factors: int, n_sets: int, n_genes: int) -> dict[str, object]:
+    import anndata
+
+    from atlasnmf import tl
+
+    rng = np.random.default_rng(0)
+    genes = np.array([f"g{i}" for i in range(n_genes)])
+    sizes = rng.integers(15, 500, n_sets)
+    sets = {f"s{i}": rng.choice(genes, size, replace=False) for i, size in enumerate(sizes)}
+    adata = anndata.AnnData(
+        np.ones((2, n_genes), np.float32), obsm={"inspire_factors": np.ones((2, n_factors))}
+    )
+    adata.var_names = genes
+    adata.varm["inspire_loadings"] = rng.gamma(0.3, size=(n_genes, n_factors))
+    tl.enrichment(adata, {"warm": genes[:20]}, n_permutations=2, key_added="warm")
+    start = time.perf_counter()
+    found = tl.enrichment(adata, sets)
+    return {"seconds": round(time.perf_counter() - start, 2), "n_tests": len(found)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spots", type=int, default=1_000_000)
+    parser.add_argument("--sets", type=int, default=5_000)
+    parser.add_argument("--only", help="run one part in this process", default=None)
+    parser.add_argument("--store", type=Path, default=None)
+    options = parser.parse_args()
+    if options.only is not None:
+        kind, _, method = options.only.partition(":")
+        found = domains(options.store, method) if kind == "domains" else enrichment(60, options.sets, 6_000)
+        print(json.dumps(found))
+        return
+    print(json.dumps({"machine": machine()}), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "large.zarr"
+        write_store(store, options.spots, 32)
+        again = [sys.executable, __file__, "--sets", str(options.sets), "--store", str(store), "--only"]
+        for part in ("domains:mixture", "domains:leiden", "enrichment"):
+            cost = measure([*again, part])
+            sizes = {"spots": options.spots, "dims": 32} if "domains" in part else {"factors": 60}
+            if part == "enrichment":
+                sizes |= {"sets": options.sets, "genes": 6_000, "permutations": 1000}
+            figures = json.loads(cost.stdout) | {"peak_gb": round(cost.peak_bytes / 1e9, 2)}
+            print(json.dumps({"part": part, **sizes, **figures}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
