@@ -375,11 +375,23 @@ def _prepare(store: str, options: list[Any], as_json: bool) -> None:
 
 
 @app.command()
-def resume(store: Store, work_dir: WorkDir = None, as_json: Json = False) -> None:
+def resume(
+    store: Store,
+    work_dir: WorkDir = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Another Dask scheduler than before.", show_default=False)
+    ] = None,
+    elastic: Annotated[
+        bool, typer.Option("--elastic", help="Go on with fewer workers, if there are no more.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Continue whatever was interrupted on this store, with the options it was started with."""
     from atlasnmf import pipeline
 
-    outcome = pipeline.resume(store, work_dir=work_dir, events=_events())
+    outcome = pipeline.resume(
+        store, work_dir=work_dir, scheduler=scheduler, elastic=elastic, events=_events()
+    )
     _say(outcome.record(), as_json, outcome.lines())
 
 

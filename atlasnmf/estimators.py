@@ -60,6 +60,9 @@ class Estimator:
         memory_budget: str | None = None,
         workers: int | None = None,
         threads: int = 1,
+        train_workers: int | None = None,
+        elastic: bool = False,
+        worker_timeout: float = 60.0,
         device: str = "auto",
         work_dir: str | None = None,
         residency: str = "auto",
@@ -77,12 +80,17 @@ class Estimator:
         atlas
             What :func:`atlasnmf.open_atlas` returned.
         client
-            A Dask client for the tiles of ``prepare``; threads of this process when not given.
+            A Dask client: its workers do the tiles of ``prepare`` and of passes, and share the steps of
+            training; threads of this process when not given.
         prepare
             Options of :func:`atlasnmf.prepare`; what is missing is prepared.
         events
             Listener for progress.
-        memory_budget, workers, threads, device, work_dir, residency, checkpoint_every, patience
+        memory_budget, threads, train_workers, elastic, worker_timeout
+            As on the command line, see :class:`atlasnmf.options.RunOptions`.
+        workers
+            Threads that work on tiles when there is no client.
+        device, work_dir, residency, checkpoint_every, patience
             As on the command line, see :class:`atlasnmf.options.RunOptions`.
         key_added, overwrite, labels
             As on the command line, see :class:`atlasnmf.options.RunOptions`.
@@ -103,6 +111,9 @@ class Estimator:
             seed=self.random_state,
             workers=workers,
             threads=threads,
+            train_workers=train_workers,
+            elastic=elastic,
+            worker_timeout=worker_timeout,
             device=device,
             work_dir=work_dir,
             residency=residency,

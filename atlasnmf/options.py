@@ -48,6 +48,9 @@ class AtlasOptions(Options):
 
     tables: tuple[str, ...] | None = Field(None, description="Tables to use; all when not given.")
     slice_key: str | None = Field(None, description="obs column that names the slice of each spot.")
+    slices: tuple[str, ...] | None = Field(
+        None, description="Slices to use, in this order, such as a,b; all when not given."
+    )
     layer: str | None = Field(None, description="Layer with the raw counts; X when not given.")
     coordinate_system: str = Field("global", description="Coordinate system of the positions.")
     spatial_key: str = Field("spatial", description="obsm key of the positions.")
@@ -92,13 +95,29 @@ class RunOptions(Options):
         description="Most memory the process may hold, such as 4GB; half of what is free when not given.",
     )
     seed: int = Field(0, ge=0, description="Same seed, same machine: same bits.")
-    workers: int | None = Field(None, ge=1, description="Threads for tiles; all cores when not given.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Workers: from 2 on, processes of this machine as a Dask cluster; "
+        "when not given, one process with a thread a core. In Python: threads.",
+    )
     threads: int = Field(
         1, ge=1, description="Threads of an operation of a training step; part of what decides the bits."
     )
     scheduler: str | None = Field(
+        None, description="Dask scheduler whose workers do the work, such as tcp://host:8786."
+    )
+    train_workers: int | None = Field(
         None,
-        description="Dask scheduler whose workers run the tiles of prepare, such as tcp://host:8786.",
+        ge=0,
+        description="Workers that share each training step: all of the cluster, or this many; "
+        "0 trains in this process. Part of what decides the bits.",
+    )
+    elastic: bool = Field(
+        False, description="Go on with fewer workers when a lost one does not come back: other last bits."
+    )
+    worker_timeout: float = Field(
+        60.0, gt=0, description="Seconds after which a silent worker counts as lost, and to wait for another."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where training steps run.")
     work_dir: Path | str | None = Field(

@@ -97,6 +97,11 @@ def needs(model: str, values: Any, n_spots: int) -> Needs:
     return _declared(model).needs(values, n_spots)
 
 
+def shares_steps(model: str) -> bool:
+    """Say whether several workers can share a training step (:class:`atlasnmf.train.method.Ranked`)."""
+    return bool(getattr(_declared(model), "SHARES_STEPS", False))
+
+
 def results(model: str) -> dict[str, tuple[str, ...]]:
     """Return the keys a model writes, by group (``obsm``, ``varm``, ...)."""
     return _declared(model).RESULTS

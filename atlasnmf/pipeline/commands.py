@@ -100,7 +100,7 @@ def fit(request: FitRequest, *, client: Client | None = None, events: Events = S
     request
         What to fit, to what, how.
     client
-        A Dask client for the tiles of ``prepare``.
+        A Dask client in place of ``--scheduler`` and ``--workers``.
     events
         The listener.
 
@@ -113,8 +113,8 @@ def fit(request: FitRequest, *, client: Client | None = None, events: Events = S
     """
     start = time.perf_counter()
     atlas = _open(request.store, request.atlas)
-    with connected(request.run.scheduler) as cluster:
-        fitted = train(atlas, request, client=client or cluster, events=events)
+    with connected(request.run.scheduler, client, workers=request.run.workers, events=events) as cluster:
+        fitted = train(atlas, request, client=cluster, events=events)
     try:
         written = fitted.write()
     except KeyboardInterrupt:
@@ -222,14 +222,34 @@ def prepare_store(
 ) -> Prepared:
     """Prepare a store with the options of the command line."""
     opened = _open(store, atlas)
-    with connected(run.scheduler) as client:
+    with connected(run.scheduler, workers=run.workers, events=events) as client:
         return prepared_for(
             opened, options, run, _default_needs(opened.n_spots), client=client, events=events
         )
 
 
-def resume(store: str, *, work_dir: Path | None = None, events: Events = SILENT) -> FitOutcome | Prepared:
+def resume(
+    store: str,
+    *,
+    work_dir: Path | None = None,
+    scheduler: str | None = None,
+    elastic: bool = False,
+    events: Events = SILENT,
+) -> FitOutcome | Prepared:
     """Go on with whatever was interrupted on a store.
+
+    Parameters
+    ----------
+    store
+        The store.
+    work_dir
+        Where its working copy is, when not beside it.
+    scheduler
+        Another Dask scheduler than the one it was begun with.
+    elastic
+        Go on with fewer workers than it was begun with, if there are no more.
+    events
+        The listener.
 
     Raises
     ------
@@ -245,6 +265,12 @@ def resume(store: str, *, work_dir: Path | None = None, events: Events = SILENT)
     options = noted["options"]
     if work_dir is not None:
         options["run"]["work_dir"] = str(work_dir)
+    if options["run"].get("train_workers") is None:
+        options["run"]["train_workers"] = 0  # it was begun without a cluster
+    if scheduler is not None:
+        options["run"]["scheduler"] = scheduler
+    if elastic:
+        options["run"]["elastic"] = True
     if noted["model"] == _PREPARE:
         return prepare_store(
             store,

@@ -15,6 +15,15 @@ from atlasnmf.errors import AtlasError, BadInput, Interrupted
 from atlasnmf.events import SILENT, Events
 from atlasnmf.pipeline.choices import needs_of
 from atlasnmf.pipeline.limits import Limits
+from atlasnmf.pipeline.placing import (
+    FitJob,
+    most_on_a_machine,
+    sample_spots,
+    settled_ranks,
+    train_on_workers,
+    watchers,
+    worker_bytes,
+)
 from atlasnmf.pipeline.preparation import Prepared, preparation_for
 from atlasnmf.pipeline.request import FitRequest, resume_command
 from atlasnmf.pipeline.sizes import settled_to, tile_spots
@@ -29,14 +38,13 @@ if TYPE_CHECKING:
     from atlasnmf.batches.sources import SpotSource
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.working import WorkingCopy
+    from atlasnmf.train.method import Callback
 
 __all__ = ["Fit", "loader_for", "reopen", "train"]
 
 #: Spots of an inference tile: what attention holds of its edges is small beside any budget (8192 spots took
 #: 320 MB), and still large enough to keep a core busy.
 _TILE_SPOTS = 2048
-#: Spots that a model looks at before its first step, over all slices and of one slice at most.
-_SAMPLE_SPOTS, _SLICE_SAMPLE_SPOTS = 16_384, 4096
 
 
 @dataclass
@@ -178,7 +186,7 @@ def train(atlas: Atlas, request: FitRequest, *, client: Client | None = None, ev
     request
         Model, parameters and options.
     client
-        A Dask client for the tiles of ``prepare``.
+        A Dask client: its workers do the tiles of ``prepare`` and of passes, and share the steps of training.
     events
         The listener.
 
@@ -198,6 +206,7 @@ def train(atlas: Atlas, request: FitRequest, *, client: Client | None = None, ev
     if reason is not None:
         events.note(reason)
     needs = needs_of(request, atlas.n_spots)
+    request = settled_ranks(request, client)
     working = WorkingCopy.open(atlas, request.run.work_dir)
     with working.locked():
         earlier = working.ledger.interrupted_fit()
@@ -248,8 +257,10 @@ def _key(prepared: Prepared, request: FitRequest) -> str:
     """Hash all that decides the bits of a fit."""
     from atlasnmf.train.checkpoint import fit_key
 
+    n_ranks = request.run.train_workers or 1
     return fit_key(
         {
+            **({"ranks": n_ranks} if n_ranks > 1 else {}),
             "model": request.model,
             "params": request.params.model_dump(mode="json"),
             "seed": request.run.seed,
@@ -271,51 +282,73 @@ def _train(
     events: Events,
     client: Client | None = None,
 ) -> Fit:
-    from atlasnmf.train import loop
-    from atlasnmf.train.callbacks import EarlyStop, Progress, RefuseDivergence, Tell
-    from atlasnmf.train.checkpoint import Checkpoint
-    from atlasnmf.train.history import History
-    from atlasnmf.train.method import Callback
+    from atlasnmf.train.callbacks import Progress, Tell
 
     device = "cpu" if needs.passes else limits.device
     model = models.build(request.model, request.params, prepared.facts, device, request.run.seed)
     loader = loader_for(prepared.working, needs, request, limits, events)
     folder = _folder(prepared, request)
-    history = History(folder / "metrics.jsonl", events=events)
-    checkpoint = Checkpoint(
-        folder, _key(prepared, request), every_steps=request.run.checkpoint_every, events=events
-    )
-    steps = getattr(request.params, "steps", None)
-    sample_spots = min(_SLICE_SAMPLE_SPOTS, max(_SAMPLE_SPOTS // prepared.facts.n_slices, 256))
-    callbacks: list[Callback] = [
-        history,
-        RefuseDivergence(),
-        Progress(events, f"fit {request.model}", steps),
+    tellers: list[Callback] = [
+        Progress(events, f"fit {request.model}", getattr(request.params, "steps", None))
     ]
     if hasattr(model, "line"):
-        callbacks.append(Tell(events, model.line))
-    if request.run.patience is not None:
-        callbacks.append(EarlyStop(history, patience=request.run.patience, events=events))
+        tellers.append(Tell(events, model.line))
     start = time.perf_counter()
-    with operation_threads(limits.n_threads):
-        state = loop.run(
-            model.method,
-            _passes(loader, limits, client) if needs.passes else loader,
-            sample=lambda: loader.sample(sample_spots, request.run.seed),
-            checkpoint=checkpoint,
-            callbacks=callbacks,
+    if client is not None and request.run.train_workers:
+        job = FitJob(
+            prepared.working.path.absolute(),
+            folder.absolute(),
+            _key(prepared, request),
+            prepared.facts,
+            needs,
+            request,
+            worker_bytes(request, limits),
+            most_on_a_machine(client),
         )
+        outcome, figures = train_on_workers(client, job, tellers, events)
+        state = model.method.unpack(outcome.tensors, outcome.scalars)
+    else:
+        state, figures = _train_here(prepared, needs, request, limits, events, model, loader, tellers, client)
     return Fit(
         request=request,
         prepared=prepared,
         model=model,
         state=state,
-        history=history.arrays(),
+        history=figures,
         seconds=time.perf_counter() - start,
         wait_share=loader.wait_share,
         events=events,
         _loader=loader,
     )
+
+
+def _train_here(
+    prepared: Prepared,
+    needs: Needs,
+    request: FitRequest,
+    limits: Limits,
+    events: Events,
+    model: Any,
+    loader: Loader,
+    tellers: list[Callback],
+    client: Client | None,
+) -> tuple[Any, Mapping[str, np.ndarray]]:
+    from atlasnmf.train import loop
+    from atlasnmf.train.checkpoint import Checkpoint
+    from atlasnmf.train.history import History
+
+    folder, key = _folder(prepared, request), _key(prepared, request)
+    history = History(folder / "metrics.jsonl", events=events)
+    spots = sample_spots(prepared.facts.n_slices)
+    with operation_threads(limits.n_threads):
+        state = loop.run(
+            model.method,
+            _passes(loader, limits, client) if needs.passes else loader,
+            sample=lambda: loader.sample(spots, request.run.seed),
+            checkpoint=Checkpoint(folder, key, every_steps=request.run.checkpoint_every, events=events),
+            callbacks=[*watchers(history, request, events), *tellers],
+        )
+    return state, history.arrays()
 
 
 def _passes(loader: Loader, limits: Limits, client: Client | None) -> Passes:
@@ -330,9 +363,16 @@ def _passes(loader: Loader, limits: Limits, client: Client | None) -> Passes:
 
 
 def loader_for(
-    working: WorkingCopy, needs: Needs, request: FitRequest, limits: Limits, events: Events
+    working: WorkingCopy,
+    needs: Needs,
+    request: FitRequest,
+    limits: Limits,
+    events: Events,
+    *,
+    rank: int = 0,
+    n_ranks: int = 1,
 ) -> Loader:
-    """Open the features of an atlas as batches: shuffled blocks, or tiles with their halo."""
+    """Open the features of an atlas as batches, or a rank's share of them: shuffled blocks, or tiles."""
     from atlasnmf.batches.loader import Loader
     from atlasnmf.batches.samplers import BlockSampler, TileSampler
     from atlasnmf.batches.sources import SpotSource
@@ -353,9 +393,10 @@ def loader_for(
     if needs.passes:
         sampler = TileSampler(plan_tiles(offsets, tile_spots(int(offsets[-1]))), seed=request.run.seed)
     elif needs.halo:
-        sampler = TileSampler(plan_tiles(offsets, params.batch_spots), seed=request.run.seed)
+        tiles = plan_tiles(offsets, params.batch_spots)
+        sampler = TileSampler(tiles, seed=request.run.seed, rank=rank, n_ranks=n_ranks)
     else:
-        sampler = BlockSampler(offsets, params.batch_spots, seed=request.run.seed)
+        sampler = BlockSampler(offsets, params.batch_spots, seed=request.run.seed, rank=rank, n_ranks=n_ranks)
     return Loader(
         source,
         sampler,

@@ -36,11 +36,15 @@ class Limits:
 
     @classmethod
     def of(cls, run: RunOptions) -> Limits:
-        """Settle the options; raises BadOption when a CUDA device is asked for and there is none."""
-        if run.device == "cuda":
+        """Settle the options; raises BadOption when a CUDA device is asked for and there is none.
+
+        With a scheduler the device is that of its workers, which say so themselves; here any will do.
+        """
+        wanted = run.device if run.scheduler is None else "auto"
+        if wanted == "cuda":
             _device("cuda")
         n_workers = run.workers or len(os.sched_getaffinity(0))
-        return cls(Budget.of(run.memory_budget), n_workers, run.threads, run.device)
+        return cls(Budget.of(run.memory_budget), n_workers, run.threads, wanted)
 
     @cached_property
     def device(self) -> str:

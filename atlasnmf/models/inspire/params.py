@@ -17,6 +17,7 @@ __all__ = [
     "LATENT",
     "PRESETS",
     "RESULTS",
+    "SHARES_STEPS",
     "SUMMARY",
     "Params",
     "encoder_of",
@@ -29,6 +30,9 @@ RESULTS = {
     "obsm": ("X_inspire", "inspire_factors", "inspire_discriminator"),
     "varm": ("inspire_loadings",),
 }
+
+#: Several workers can share a step.
+SHARES_STEPS = True
 
 #: Width of the embedding, P in the paper.
 LATENT = 32

@@ -1,0 +1,172 @@
+"""Where training runs: in this process, or shared by the workers of a cluster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from atlasnmf import models
+from atlasnmf.budget import Budget
+from atlasnmf.errors import BadOption
+from atlasnmf.events import Events
+from atlasnmf.pipeline.limits import Limits
+from atlasnmf.pipeline.request import FitRequest
+from atlasnmf.schema import AtlasFacts, Needs
+from atlasnmf.train.callbacks import EarlyStop, RefuseDivergence
+from atlasnmf.train.checkpoint import Checkpoint
+from atlasnmf.train.history import History
+from atlasnmf.train.method import Callback
+from atlasnmf.train.ranks.seat import Share
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
+
+    from atlasnmf.train.ranks.seat import Outcome
+
+__all__ = [
+    "FitJob",
+    "most_on_a_machine",
+    "sample_spots",
+    "settled_ranks",
+    "train_on_workers",
+    "watchers",
+    "worker_bytes",
+]
+
+#: Spots that a model looks at before its first step, over all slices and of one slice at most.
+_SAMPLE_SPOTS, _SLICE_SAMPLE_SPOTS = 16_384, 4096
+
+
+def sample_spots(n_slices: int) -> int:
+    """Return how many spots of a slice a model looks at before its first step."""
+    return min(_SLICE_SAMPLE_SPOTS, max(_SAMPLE_SPOTS // n_slices, 256))
+
+
+def watchers(history: History, request: FitRequest, events: Events) -> list[Callback]:
+    """Return what listens to a training wherever it runs: the history, and what may end it."""
+    listeners: list[Callback] = [history, RefuseDivergence()]
+    if request.run.patience is not None:
+        listeners.append(EarlyStop(history, patience=request.run.patience, events=events))
+    return listeners
+
+
+def settled_ranks(request: FitRequest, client: Client | None) -> FitRequest:
+    """Settle how many workers train together, so that a resume asks for as many.
+
+    Returns
+    -------
+    FitRequest
+        On a cluster with ``train_workers`` a number: 0 for a model whose steps cannot be shared, such as
+        passes, whose tiles go to the workers one by one.
+
+    Raises
+    ------
+    BadOption
+        Workers are asked for and there is no cluster, or the model's steps cannot be shared.
+    """
+    wanted, shares = request.run.train_workers, models.shares_steps(request.model)
+    if wanted and client is None:
+        raise BadOption(
+            f"--train-workers {wanted} needs a cluster: give --workers {wanted} or --scheduler tcp://host:8786"
+        )
+    if wanted and not shares:
+        raise BadOption(
+            f"--train-workers {wanted}: the steps of {request.model} cannot be shared; leave it out"
+        )
+    if client is None:
+        return request
+    if wanted is None:
+        wanted = len(client.scheduler_info(n_workers=-1)["workers"]) if shares else 0
+    return replace(request, run=request.run.model_copy(update={"train_workers": wanted}))
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """What a worker needs to train as one of several: places and parameters, no rows.
+
+    Parameters
+    ----------
+    path
+        The working copy.
+    folder, key
+        Of the checkpoint and the history.
+    facts, needs, request
+        The atlas, what was prepared, what was asked for.
+    budget_bytes
+        Memory of a worker; None takes half of what is free, divided by the ranks of its machine.
+    n_beside
+        Ranks of a machine at most.
+    """
+
+    path: Path
+    folder: Path
+    key: str
+    facts: AtlasFacts
+    needs: Needs
+    request: FitRequest
+    budget_bytes: int | None
+    n_beside: int
+
+    def refusal(self) -> str | None:
+        """Say why a worker cannot take part."""
+        if (self.path / "format.json").exists():
+            return None
+        return f"it does not see {self.path}; mount it there under the same path, or name another --work-dir"
+
+    def share(self, rank: int, n_ranks: int, device: str, events: Events) -> Share:
+        """Open what one rank trains with."""
+        from atlasnmf.pipeline.fitting import loader_for
+        from atlasnmf.store.working import WorkingCopy
+
+        request, run = self.request, self.request.run
+        total = self.budget_bytes or Budget.of(None).total_bytes // self.n_beside
+        limits = Limits(Budget(total), 1, run.threads, device)
+        loader = loader_for(
+            WorkingCopy(self.path), self.needs, request, limits, events, rank=rank, n_ranks=n_ranks
+        )
+        model = models.build(request.model, request.params, self.facts, device, run.seed)
+        history = History(self.folder / "metrics.jsonl", events=events, writes=rank == 0)
+        checkpoint = Checkpoint(self.folder, self.key, every_steps=run.checkpoint_every, events=events)
+        return Share(
+            method=model.method,
+            units=loader,
+            sample=lambda: loader.sample(sample_spots(self.facts.n_slices), run.seed),
+            checkpoint=checkpoint,
+            callbacks=watchers(history, request, events),
+            n_threads=run.threads,
+        )
+
+
+def train_on_workers(
+    client: Client, job: FitJob, listeners: Sequence[Callback], events: Events
+) -> tuple[Outcome, Mapping[str, Any]]:
+    """Train on the workers of a cluster; return what rank 0 brought home, and the figures of all steps."""
+    from atlasnmf.train import ranks
+
+    run = job.request.run
+    terms = ranks.Terms(run.train_workers or 1, run.device, run.elastic, run.worker_timeout)
+    outcome = ranks.train_on_workers(client, job, terms, listeners=listeners, events=events)
+    history = History(job.folder / "metrics.jsonl", events=events, writes=False)
+    history.start(outcome.step)
+    return outcome, history.arrays()
+
+
+def worker_bytes(request: FitRequest, limits: Limits) -> int | None:
+    """Return the memory of one worker, where the user limited it.
+
+    Workers that this command starts share its budget; those of a cluster that is there have it each.
+    """
+    if request.run.memory_budget is None:
+        return None
+    n_own = request.run.workers if request.run.scheduler is None else None
+    return limits.budget.total_bytes // (n_own or 1)
+
+
+def most_on_a_machine(client: Client) -> int:
+    """Return the most workers that share a machine."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return max(Counter(urlsplit(address).hostname for address in workers).values(), default=1)

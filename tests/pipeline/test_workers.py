@@ -1,0 +1,102 @@
+"""The same fit here and on workers: within tolerance of one, the same bits for as many, resumable."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_stores import build, fit_options, refused, results
+
+from atlasnmf import models, pipeline
+from atlasnmf.errors import BadOption, Interrupted
+from atlasnmf.events import Silent
+from atlasnmf.options import PrepareOptions, RunOptions
+from atlasnmf.pipeline import FitRequest
+from atlasnmf.reduce.cluster import processes
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("clean"))
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[object]:
+    with processes(2) as started:
+        yield started
+
+
+def request_of(store: Path, encoder: str = "lgcn", **run: object) -> FitRequest:
+    params = models.params_with_preset(
+        "inspire",
+        "default",
+        {"n_factors": 4, "steps": 9, "batch_spots": 48, "hidden": 16, "encoder": encoder},
+    )
+    options = RunOptions(**({"device": "cpu", "checkpoint_every": 3} | run))
+    return FitRequest("inspire", str(store), params, PrepareOptions(), run=options).settled()
+
+
+def fitted(clean: Path, folder: Path, client: object, encoder: str, **run: object) -> dict[str, np.ndarray]:
+    folder.mkdir()
+    store = Path(shutil.copytree(clean, folder / "store.zarr"))
+    pipeline.fit(request_of(store, encoder, **run), client=client)
+    return results(store)
+
+
+@pytest.mark.parametrize("encoder", ["lgcn", "gat"])
+def test_two_workers_give_what_one_process_gives(client, clean, tmp_path, encoder) -> None:  # type: ignore[no-untyped-def]
+    alone = fitted(clean, tmp_path / "alone", None, encoder)
+    two = fitted(clean, tmp_path / "two", client, encoder)
+    again = fitted(clean, tmp_path / "again", client, encoder)
+    one = fitted(clean, tmp_path / "one", client, encoder, train_workers=1)
+    here = fitted(clean, tmp_path / "here", client, encoder, train_workers=0)
+    for name, value in alone.items():
+        # after nine steps of Adamax, whose first steps take gradients by their sign
+        np.testing.assert_allclose(two[name], value, rtol=2e-2, atol=5e-3, equal_nan=True, err_msg=name)
+        for other in (one, here):
+            np.testing.assert_array_equal(other[name], value, err_msg=name)
+        np.testing.assert_array_equal(again[name], two[name], err_msg=name)
+
+
+class StopAt(Silent):
+    def metrics(self, record: dict[str, float | int | str]) -> None:
+        if record["step"] == 4:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_interrupted_on_workers_and_resumed_ends_alike(client, clean, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    whole = fitted(clean, tmp_path / "whole", client, "lgcn")
+    store = Path(shutil.copytree(clean, tmp_path / "store.zarr"))
+    address = client.scheduler.address
+    with pytest.raises(Interrupted) as stopped:
+        pipeline.fit(request_of(store, scheduler=address), events=StopAt())
+    assert stopped.value.resume_command == f"atlasnmf resume {store}"
+    pipeline.resume(str(store))
+    for name, value in results(store).items():
+        np.testing.assert_array_equal(value, whole[name], err_msg=name)
+
+
+def test_history_has_every_step(client, clean, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    store = Path(shutil.copytree(clean, tmp_path / "store.zarr"))
+    outcome = pipeline.fit(request_of(store), client=client)
+    assert outcome.fit.history["step"].tolist() == list(range(1, 10))
+    assert np.isfinite(outcome.fit.history["loss"]).all()
+    assert outcome.fit.request.run.train_workers == 2
+
+
+def test_workers_without_a_cluster_are_refused(clean: Path) -> None:
+    line = refused("fit", "inspire", str(clean), *fit_options(), "--train-workers", "2")
+    assert "--train-workers 2 needs a cluster: give --workers 2" in line
+    assert not Path(f"{clean}.atlasnmf").exists()
+
+
+def test_a_model_of_passes_shares_no_steps(client, clean: Path) -> None:  # type: ignore[no-untyped-def]
+    params = models.params_with_preset("stanmf", "default", {"ranks": "3-4", "replicates": 2})
+    request = FitRequest("stanmf", str(clean), params, PrepareOptions(), run=RunOptions(train_workers=2))
+    with pytest.raises(BadOption, match="the steps of stanmf cannot be shared"):
+        pipeline.fit(request, client=client)
