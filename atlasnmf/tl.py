@@ -16,6 +16,7 @@ from atlasnmf.analysis.reading import (
 )
 from atlasnmf.analysis.stored_regions import link_regions, predict_region
 from atlasnmf.analysis.subtypes import subtypes
+from atlasnmf.analysis.trajectory import trajectory
 from atlasnmf.pipeline.baselines import baseline
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "read_gene_sets",
     "reconstruction",
     "subtypes",
+    "trajectory",
     "write_gene_sets",
 ]
