@@ -11,7 +11,17 @@ import numpy as np
 if TYPE_CHECKING:
     import scipy.sparse
 
-__all__ = ["AtlasFacts", "Csr", "Needs", "PairNeeds", "Result", "SliceBatch"]
+__all__ = [
+    "AtlasFacts",
+    "Csr",
+    "Frame",
+    "FrameNeeds",
+    "Needs",
+    "PairNeeds",
+    "Result",
+    "SliceBatch",
+    "SpotPairs",
+]
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,29 @@ class PairNeeds:
 
 
 @dataclass(frozen=True)
+class FrameNeeds:
+    """How slices of one tissue are brought into one frame, and what they are told apart by.
+
+    Parameters
+    ----------
+    register_by
+        ``auto``, ``icp``, ``ndt``, ``features``, or ``none`` to take positions as they are.
+    reflection
+        Slices may be turned over.
+    partners
+        ``chain`` moves every slice onto the one before it, ``first`` all onto the first.
+    features
+        ``auto`` takes slices with enough features in common for one kind, ``shared`` takes all for one,
+        ``own`` gives each its own.
+    """
+
+    register_by: str = "auto"
+    reflection: bool = False
+    partners: str = "chain"
+    features: str = "auto"
+
+
+@dataclass(frozen=True)
 class Needs:
     """What a model asks of ``prepare``; a fit prepares what is missing.
 
@@ -145,7 +178,8 @@ class Needs:
     n_components, component_hops
         Stored projections on the leading components of the smoothed log counts, for 0 .. component_hops.
     standardise_genes
-        Give every gene the same variance after smoothing before components are sought.
+        Give every gene the same variance after smoothing before components are sought; None does so unless
+        the genes are a panel, whose genes were all chosen to matter.
     baseline_components
         Components of the smoothed PCA that results are shown beside; 0 when they are not.
     halo
@@ -154,6 +188,9 @@ class Needs:
         Steps are passes over all spots (:class:`atlasnmf.batches.passes.Pass`) instead of batches.
     pair
         The atlas is a fine and a coarse slice of one tissue, in this order; None for any other.
+    frame
+        The slices are brought into one frame, and may measure different kinds of features; None for models
+        that compare slices by features alone.
     """
 
     integer_counts: bool = True
@@ -165,16 +202,65 @@ class Needs:
     hops: int = 0
     n_components: int = 0
     component_hops: int = 0
-    standardise_genes: bool = False
+    standardise_genes: bool | None = False
     baseline_components: int = 0
     halo: int = 0
     passes: bool = False
     pair: PairNeeds | None = None
+    frame: FrameNeeds | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Slices in one frame.
+
+    Parameters
+    ----------
+    positions
+        Of every working row in the frame of the first slice, float64, shape (N, 2 or 3).
+    spacing
+        Median distance of a spot to its nearest neighbours, by slice, in the unit of the first slice,
+        float64, shape (S,).
+    trusted
+        Whether a slice lies where the one it was registered to says, bool, shape (S,).
+    moves
+        How each slice was moved: method, score, rotation, shift, notes.
+    """
+
+    positions: np.ndarray
+    spacing: np.ndarray
+    trusted: np.ndarray
+    moves: tuple[Mapping[str, Any], ...]
+
+    def record(self, slices: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the moves by the name of the slice."""
+        return {name: dict(move) for name, move in zip(slices, self.moves, strict=True)}
+
+
+@dataclass(frozen=True)
+class SpotPairs:
+    """Pairs of spots of different slices that correspond.
+
+    Parameters
+    ----------
+    source, target
+        Working rows, int64, shape (m,).
+    score, cosine
+        Strength of the pair, and likeness of its embeddings, float32, shape (m,).
+    passed
+        Whether it passed quality control, bool, shape (m,).
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    score: np.ndarray
+    cosine: np.ndarray
+    passed: np.ndarray
 
 
 @dataclass(frozen=True)
 class AtlasFacts:
-    """What a model knows of an atlas before it sees a spot; small, and only ``links`` grows with spots.
+    """What a model knows of an atlas before it sees a spot; small but for ``links`` and ``frame``.
 
     Parameters
     ----------
@@ -191,16 +277,22 @@ class AtlasFacts:
     nnz_per_spot
         Mean number of non-zero model genes of a spot.
     components
-        What projects log counts on the leading components, float32, shape (G, P); or None.
+        What projects log counts on the leading components, float32, shape (G, P), or (K, G, P) where slices
+        measure K kinds of features; or None.
     centres
         Per-slice mean of the smoothed log counts, float32, shape (S, G); or None.
     component_scale
-        Standard deviation of the scores on the components after smoothing, float32, shape (P,); or None.
+        Standard deviation of the scores on the components after smoothing, float32, shape (P,), or (K, P);
+        or None.
     target_sum
         What the counts of a spot are scaled to before log1p.
     links
         Of a pair: coarse spots of every fine row (-1 for none), int32, and their weights, float32, both of
         shape (n_fine, k); or None.
+    frame
+        Positions of all slices in one frame; or None.
+    kinds
+        Number of the kind of features that each slice measures, int64, shape (S,); None where it is one.
     """
 
     slices: tuple[str, ...]
@@ -214,6 +306,8 @@ class AtlasFacts:
     component_scale: np.ndarray | None = None
     target_sum: float = 1e4
     links: tuple[np.ndarray, np.ndarray] | None = None
+    frame: Frame | None = None
+    kinds: np.ndarray | None = None
 
     @property
     def n_slices(self) -> int:
@@ -290,8 +384,11 @@ class Result:
         Figures and parameters of the fit: numbers, strings, small arrays, nested mappings.
     quality
         Figures of merit that the model measures itself.
+    pairs
+        Spots of different slices that correspond; written as a table. None for models that match nothing.
     """
 
     varm: Mapping[str, np.ndarray] = field(default_factory=dict)
     uns: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
+    pairs: SpotPairs | None = None

@@ -150,15 +150,19 @@ class Loader:
         return prefetched(batches, self.prefetch)
 
     def _units(self, source: SpotSource, step: int) -> Iterator[Unit]:
+        before: dict[Tile, SliceBatch] = {}
         while True:
             if isinstance(self.sampler, BlockSampler):
                 drawn = self.sampler.draw(step)
                 yield [source.batch(s, source.read_rows(rows)) for s, rows in enumerate(drawn)]
             else:
-                yield [
-                    halo_batch(source, tile.slice_index, tile.start, tile.stop, self.hops)
+                # a slice that is one tile comes whole in every step: it is read once
+                before = {
+                    tile: before.get(tile)
+                    or halo_batch(source, tile.slice_index, tile.start, tile.stop, self.hops)
                     for tile in self.sampler.draw(step)
-                ]
+                }
+                yield list(before.values())
             step += 1
 
     def _shared(self, units: Iterator[Unit], step: int) -> Iterator[Unit]:

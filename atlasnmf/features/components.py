@@ -159,6 +159,7 @@ def slice_means(
     hops: int,
     *,
     client: Client | None = None,
+    slices: Sequence[int] | None = None,
     n_workers: int = 1,
     events: Events = SILENT,
     stage: str | None = None,
@@ -177,6 +178,8 @@ def slice_means(
         Number of genes G.
     hops
         Rounds of averaging h.
+    slices
+        Those looked at; all when not given. The means of the others are 0.
     client, n_workers, events, stage
         How tiles are run (see :func:`~atlasnmf.reduce.run_reduction`).
 
@@ -187,7 +190,7 @@ def slice_means(
     """
     sums = run_reduction(
         Reduction(_mean_chunk, add),
-        plan_parts(offsets, TILE_ROWS),
+        _of_slices(plan_parts(offsets, TILE_ROWS), slices),
         _Reader(log_counts, graph, hops),
         client=client,
         n_workers=n_workers,
@@ -198,6 +201,10 @@ def slice_means(
     for index, total in sums.items():
         means[index] = total.T / (offsets[index + 1] - offsets[index])
     return means
+
+
+def _of_slices(parts: Sequence[Part], slices: Sequence[int] | None) -> tuple[Part, ...]:
+    return tuple(part for part in parts if slices is None or part.slice_index in slices)
 
 
 def _mean_chunk(tile: Part, data: tuple[Neighbourhood, Csr]) -> dict[int, np.ndarray]:
@@ -223,6 +230,8 @@ def find_components(
     oversample: int = 10,
     tolerance: float = 0.03,
     max_passes: int = 10,
+    slices: Sequence[int] | None = None,
+    genes: np.ndarray | None = None,
     client: Client | None = None,
     n_workers: int = 1,
     events: Events = SILENT,
@@ -253,6 +262,8 @@ def find_components(
         that is missed is about the square of it (.03 misses less than .1 %, measured).
     max_passes
         Stop then anyway.
+    slices, genes
+        Slices the components are of, and genes they are made of (bool, shape (G,)); all when not given.
     client, n_workers, events, stage
         How tiles are run (see :func:`~atlasnmf.reduce.run_reduction`).
 
@@ -266,10 +277,11 @@ def find_components(
     One pass over all spots for the means, then ``n_passes`` over the sample of 4·nnz·(P + oversample)
     operations each: the cost of the latter does not grow with the atlas.
     """
-    if not 0 < n_components < n_genes:
+    n_used = n_genes if genes is None else int(genes.sum())
+    if not 0 < n_components < n_used:
         raise BadOption(
-            f"{n_components} components cannot be found among {n_genes} genes; "
-            f"choose between 1 and {n_genes - 1}"
+            f"{n_components} components cannot be found among {n_used} genes; "
+            f"choose between 1 and {n_used - 1}"
         )
     means = slice_means(
         log_counts,
@@ -277,6 +289,7 @@ def find_components(
         offsets,
         n_genes,
         hops,
+        slices=slices,
         client=client,
         n_workers=n_workers,
         events=events,
@@ -284,7 +297,7 @@ def find_components(
     )
     fit_hops = hops if fit_hops is None else fit_hops
     centres = means[:, fit_hops]
-    tiles = sample_tiles(offsets, n_sample)
+    tiles = _of_slices(sample_tiles(offsets, n_sample), slices)
     n_sampled = np.bincount(
         [tile.slice_index for tile in tiles],
         weights=[tile.n_rows for tile in tiles],
@@ -308,16 +321,20 @@ def find_components(
     if standardise:
         spread = _smoothed_spread(reader, tiles, centres, n_sampled, client=client, n_workers=n_workers)
 
-    def standardised(block: np.ndarray) -> np.ndarray:
-        return covariance(block / spread[:, None]) / spread[:, None]
+    scale = (1 / spread if genes is None else genes / spread)[:, None]
 
-    start = rng_for(seed, "components").standard_normal((n_genes, min(n_components + oversample, n_genes)))
+    def standardised(block: np.ndarray) -> np.ndarray:
+        return covariance(block * scale) * scale
+
+    start = rng_for(seed, "components").standard_normal((n_genes, min(n_components + oversample, n_used)))
+    if genes is not None:
+        start[~genes] = 0
     vectors, variances, n_passes, residual = _krylov(
         standardised, np.linalg.qr(start)[0], n_components, tolerance, max_passes
     )
     largest = np.argmax(np.abs(vectors), axis=0)
     vectors = vectors * np.where(vectors[largest, np.arange(n_components)] < 0, -1.0, 1.0)
-    loadings = vectors / spread[:, None]
+    loadings = vectors * scale
     return Components(loadings.astype(np.float32), variances, means, n_passes, residual)
 
 
@@ -404,6 +421,7 @@ def write_scores(
     components: Components,
     target: PartedDense,
     *,
+    slices: Sequence[int] | None = None,
     client: Client | None = None,
     n_workers: int = 1,
     events: Events = SILENT,
@@ -420,6 +438,8 @@ def write_scores(
     target
         Where the scores go: rows of shape (h + 1, P), float32, every block centred per slice. Parts that
         are there are not made again.
+    slices
+        Slices whose parts are written; all when not given.
     client, n_workers, events, stage
         How parts are run (see :func:`~atlasnmf.reduce.run_reduction`).
 
@@ -442,7 +462,7 @@ def write_scores(
     )
     squares, n_spots = run_reduction(
         Reduction(task, add),
-        target.parts,
+        _of_slices(target.parts, slices),
         _nothing,
         client=client,
         n_workers=n_workers,

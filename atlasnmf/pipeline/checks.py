@@ -36,7 +36,7 @@ def check(atlas: Atlas, request: FitRequest) -> None:
     limits = Limits.of(request.run)
     atlas.check()
     needs = needs_of(request, atlas.n_spots)
-    if needs.passes and request.run.patience is not None:
+    if (needs.passes or needs.frame is not None) and request.run.patience is not None:
         raise BadOption(f"--patience: {request.model} ends by itself when it has settled; leave it out")
     if needs.pair is not None:
         from atlasnmf.pipeline.pairs import check_pair
@@ -77,7 +77,8 @@ def _refuse_labels(atlas: Atlas, key: str) -> None:
                 f"--labels: {no_such('obs column', key, table.obs_columns(), f'table {table.name!r}')}"
             )
     labelled = label_codes(label_column(atlas, key))[0] >= 0
-    if np.bincount(atlas.slice_codes()[labelled], minlength=1).max() < _MIN_LABELLED:
+    codes = atlas.slice_codes()
+    if np.bincount(codes[labelled & (codes >= 0)], minlength=1).max() < _MIN_LABELLED:
         raise BadOption(
             f"--labels {key}: no slice has {_MIN_LABELLED} spots with a label; name another column"
         )

@@ -105,7 +105,7 @@ def settle(options: PrepareOptions, needs: Needs, n_shared_genes: int) -> Settle
         hops=hops,
         n_components=n_components,
         component_hops=component_hops if n_components else 0,
-        standardise_genes=needs.standardise_genes,
+        standardise_genes=not panel if needs.standardise_genes is None else needs.standardise_genes,
         baseline_components=needs.baseline_components,
         graph=bool(hops or n_components or needs.halo or needs.baseline_components),
         integer_counts=needs.integer_counts,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from atlasnmf import models
 from atlasnmf.budget import format_bytes, peak_bytes
 from atlasnmf.errors import AtlasError, BadInput, Interrupted
@@ -63,7 +65,7 @@ class FitOutcome:
             "stages": {**self.fit.prepared.seconds, "fit": self.fit.seconds},
             "peak_bytes": peak_bytes(),
             "wait_share": round(self.fit.wait_share, 4),
-            "loss": None if losses is None or not len(losses) else float(losses[-1]),
+            "loss": _last(losses),
             "quality": self.fit.quality,
             "warnings": list(self.fit.prepared.warnings),
         }
@@ -84,6 +86,12 @@ class FitOutcome:
         lines += [f"  {line}" for line in models.quality_lines(self.fit.request.model, quality)]
         lines.append(f"look at them: atlasnmf report {self.fit.request.store} -o report.html")
         return lines
+
+
+def _last(losses: np.ndarray | None) -> float | None:
+    """Return the last loss there is: not every step has one."""
+    known = [] if losses is None else losses[np.isfinite(losses)]
+    return float(known[-1]) if len(known) else None
 
 
 def _open(store: str, options: AtlasOptions) -> Atlas:
@@ -262,13 +270,15 @@ def resume(
     noted = working.ledger.interrupted_fit() if working else None
     if noted is None:
         raise BadInput(f"there is nothing to resume on {store}; start with atlasnmf fit")
+    write = working.ledger.stages().get(f"fit {noted['model']}", {}) if working else {}
+    written = write.get("params") == noted["options"]
     options = noted["options"]
     if work_dir is not None:
         options["run"]["work_dir"] = str(work_dir)
-    if options["run"].get("train_workers") is None:
-        options["run"]["train_workers"] = 0  # it was begun without a cluster
     if scheduler is not None:
         options["run"]["scheduler"] = scheduler
+        if options["run"].get("train_workers") is None:
+            options["run"]["train_workers"] = 0  # it was begun in one process, and has its bits
     if elastic:
         options["run"]["elastic"] = True
     if noted["model"] == _PREPARE:
@@ -279,8 +289,7 @@ def resume(
             RunOptions(**options["run"]),
             events=events,
         )
-    write = working.ledger.stages().get(f"fit {noted['model']}", {}) if working else {}
-    if write.get("params") == noted["options"]:
+    if written:
         # The fit was cut off while or after it wrote: what lies there under its name is its own.
         options["run"]["overwrite"] = True
     return fit(FitRequest.from_json({**options, "store": store}), events=events)

@@ -107,10 +107,10 @@ def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
     held = min(n_spots * sizes.row_bytes, limits.budget.array_bytes / 2)
     memory = INTERPRETER_BYTES + n_spots * VECTOR_BYTES + held + sizes.step_bytes(sizes.batch_spots)
     width = 2 * sizes.n_genes if settled.hops else n_scores
-    flops_per_row = 6 * 512 * (width + 64) + 12 * nnz * getattr(params, "hidden", 512) / 10
     speed = _gflops()
     flops = models.fit_flops(request.model, params, n_spots=n_spots, n_genes=sizes.n_genes, nnz=nnz)
     if flops is None:
+        flops_per_row = 6 * 512 * (width + 64) + 12 * nnz * getattr(params, "hidden", 512) / 10
         flops = getattr(params, "steps", 0) * sizes.rows_of(sizes.batch_spots) * flops_per_row
     notes = [] if reason is None else [reason]
     if memory > limits.budget.total_bytes:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
     from atlasnmf.features.components import Components
+    from atlasnmf.features.genes import SliceGenes
     from atlasnmf.features.libraries import LogCounts
     from atlasnmf.features.qc import Survey
     from atlasnmf.store.atlas import Atlas
@@ -305,7 +306,7 @@ class Preparation:
 
     def _say_left_out(self) -> None:
         kept, codes = self.working.vector("kept"), self.atlas.slice_codes()
-        n_left = int(len(kept) - kept.sum())
+        n_left = int(((codes >= 0) & ~kept).sum())
         if n_left:
             spots = "1 spot has" if n_left == 1 else f"{n_left:,} spots have"
             self._warn(f"{spots} fewer than {self.settled.min_genes} detected genes and get NaN results")
@@ -318,7 +319,7 @@ class Preparation:
                 )
 
     def _genes(self, key: str) -> dict[str, Any]:
-        from atlasnmf.features.genes import SliceGenes, choose_genes, is_mitochondrial
+        from atlasnmf.features.genes import SliceGenes, is_mitochondrial
         from atlasnmf.features.hvg import highly_variable
 
         if self.given is not None:
@@ -349,10 +350,17 @@ class Preparation:
                 own = None if variable is None else variable[s]
                 entries.append((s, SliceGenes(names[s], genes, usable[s], own)))
         entries.sort(key=lambda entry: entry[0])
-        choice = choose_genes([entry for _, entry in entries], union=self.settled.genes == "union")
-        self.working.put_vector("genes", choice.genes)
-        self.working.put_vector("gene_mask", choice.mask)
-        return {"n_genes": len(choice.genes)}
+        chosen, mask = self._pick_genes([entry for _, entry in entries])
+        self.working.put_vector("genes", chosen)
+        self.working.put_vector("gene_mask", mask)
+        return {"n_genes": len(chosen)}
+
+    def _pick_genes(self, entries: list[SliceGenes]) -> tuple[tuple[str, ...], np.ndarray]:
+        """Choose the model's genes from those of the slices; return them and which slice measured which."""
+        from atlasnmf.features.genes import choose_genes
+
+        choice = choose_genes(entries, union=self.settled.genes == "union")
+        return choice.genes, choice.mask
 
     def _refuse_too_few_genes(self) -> None:
         n_genes = len(self.working.vector("genes"))
@@ -487,7 +495,9 @@ class Preparation:
         graph = self.working.csr("graph")
         return write_scores(self._log_counts(), graph, found, target, stage="scores", **self.tiling)
 
-    def _found_components(self, n_components: int, hops: int, standardise: bool) -> Components:
+    def _found_components(
+        self, n_components: int, hops: int, standardise: bool, **part: Any
+    ) -> Components:
         from atlasnmf.features.components import find_components
 
         n_genes = self.working.csr("counts").n_cols
@@ -501,6 +511,7 @@ class Preparation:
             standardise=standardise,
             seed=self.seed,
             stage="components",
+            **part,
             **self.tiling,
         )
 
@@ -545,12 +556,16 @@ class Preparation:
 
 
 def preparation_for(needs: Needs) -> type[Preparation]:
-    """Return the stages that suit an atlas: those of a pair, or those of any slices."""
-    if needs.pair is None:
-        return Preparation
-    from atlasnmf.pipeline.pairs import PairPreparation
+    """Return the stages that suit an atlas: of a pair, of slices in one frame, or of any slices."""
+    if needs.pair is not None:
+        from atlasnmf.pipeline.pairs import PairPreparation
 
-    return PairPreparation
+        return PairPreparation
+    if needs.frame is not None:
+        from atlasnmf.pipeline.frames import FramePreparation
+
+        return FramePreparation
+    return Preparation
 
 
 _SURVEYED = ("totals", "n_genes", "kept", "n_spots", "sums", "squares", "gene_n_spots")

@@ -15,6 +15,7 @@ from atlasnmf.store.results import refuse_existing as refuse_keys
 
 if TYPE_CHECKING:
     from atlasnmf.pipeline.fitting import Fit
+    from atlasnmf.schema import SpotPairs
     from atlasnmf.store.atlas import Atlas
 
 __all__ = ["add_per_spot", "provenance", "refuse_existing", "renamed", "versions", "write_results"]
@@ -86,10 +87,32 @@ def write_results(fit: Fit) -> dict[str, list[str]]:
             from atlasnmf.pipeline.pair_results import write_pair
 
             fit.quality |= write_pair(writer, fit, uns, written)
+        if result.pairs is not None:
+            _write_matches(writer, fit, result.pairs, written)
         if embedding is not None:
             fit.quality |= _quality(fit, embedding.array())
         writer.uns(request.key, {**uns, **provenance(fit)})
-    return {table: [*keys, request.key] for table, keys in written.items()}
+    own = {table.name for table in fit.atlas.tables}
+    return {name: [*keys, request.key] if name in own else keys for name, keys in written.items()}
+
+
+def _write_matches(writer: ResultWriter, fit: Fit, pairs: SpotPairs, written: dict[str, list[str]]) -> None:
+    """Write pairs of spots as a table of their own, by the names of tables and spots."""
+    import pandas as pd
+
+    atlas, order = fit.atlas, fit.prepared.working.vector("order")
+    names = np.concatenate([np.asarray(table.obs_names(), dtype=object) for table in atlas.tables])
+    columns: dict[str, Any] = {}
+    for end, rows in (("source", pairs.source), ("target", pairs.target)):
+        spots = order[rows]
+        of_table = np.searchsorted(atlas.table_offsets, spots, side="right") - 1
+        columns[f"{end}_table"] = pd.Categorical.from_codes(of_table, [table.name for table in atlas.tables])
+        columns[end] = names[spots]
+    columns |= {"score": pairs.score, "cosine": pairs.cosine, "passed": pairs.passed}
+    index = pd.Index([f"pair_{number}" for number in range(len(pairs.score))], dtype=object)
+    name = renamed(f"{fit.request.model}_matches", fit.request)
+    writer.table(name, pd.DataFrame(columns, index=index))
+    written[name] = []
 
 
 def add_per_spot(

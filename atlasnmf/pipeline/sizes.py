@@ -112,6 +112,9 @@ class Sizes:
         shared = set.intersection(*(set(table.var_names()) for table in atlas.tables))
         settled = settle(request.prepare, needs, len(shared))
         most = len(atlas.genes) if settled.genes == "union" else len(shared)
+        if needs.frame is not None:
+            # slices may measure different things: the widest decides
+            most = max(table.n_genes for table in atlas.tables)
         n_genes = min(settled.n_hvgs or most, most)
         nnz = sum(table.counts.nnz for table in atlas.tables) / max(n_spots, 1)
         # Variable genes are the better expressed ones: more of the non-zeros are theirs.

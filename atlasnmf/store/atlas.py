@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ def open_atlas(
     *,
     tables: str | Sequence[str] | None = None,
     slice_key: str | None = None,
+    slices: Sequence[str] | None = None,
     layer: str | None = None,
     coordinate_system: str = "global",
     spatial_key: str = "spatial",
@@ -43,6 +45,8 @@ def open_atlas(
     slice_key
         obs column with the slice of each spot. When not given, every table is a slice; a single table that
         annotates several regions has one slice a region.
+    slices
+        Slices to use, in this order; all when not given. Tables without one of them are left out.
     layer
         Layer with the raw counts; X when not given.
     coordinate_system
@@ -87,8 +91,8 @@ def open_atlas(
     for handle in handles:
         if layer is not None and layer not in handle.keys("layers"):
             raise BadOption(no_such("layer", layer, handle.keys("layers"), f"table {handle.name!r}"))
-    atlas = Atlas(
-        handles,
+    opened = partial(
+        Atlas,
         path=path,
         elements=elements,
         slice_key=slice_key,
@@ -97,8 +101,23 @@ def open_atlas(
         spatial_key=spatial_key,
         source=source,
     )
+    atlas = opened(handles)
     atlas.slices  # noqa: B018 - a wrong slice key or an empty slice is refused here
-    return atlas
+    if slices is None:
+        return atlas
+    named = _named_slices([slices] if isinstance(slices, str) else slices, atlas)
+    kept = {info.table for info in atlas.slices if info.name in named}
+    return opened([handle for handle in handles if handle.name in kept], only=named, alone=atlas.alone)
+
+
+def _named_slices(wanted: Sequence[str], atlas: Atlas) -> tuple[str, ...]:
+    known = [info.name for info in atlas.slices]
+    for name in wanted:
+        if name not in known:
+            raise BadOption(no_such("slice", name, known, atlas.name))
+    if not wanted or len(set(wanted)) != len(wanted):
+        raise BadOption("--slices: name each slice to use once")
+    return tuple(wanted)
 
 
 def _require_store(path: Path) -> None:

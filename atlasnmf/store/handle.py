@@ -58,8 +58,14 @@ class Atlas:
         coordinate_system: str,
         spatial_key: str,
         source: Any = None,
+        only: Sequence[str] | None = None,
+        alone: bool | None = None,
     ) -> None:
         self.tables = tuple(tables)
+        #: Whether a table may be cut into the regions it annotates: the only one of its store.
+        self.alone = len(self.tables) == 1 if alone is None else alone
+        #: Names of the slices that make the atlas, in this order; None for all.
+        self.only = None if only is None else tuple(only)
         self.path = path
         self.elements = elements
         self.slice_key = slice_key
@@ -136,13 +142,18 @@ class Atlas:
         infos: list[SliceInfo] = []
         codes = np.empty(self.n_spots, dtype=np.int32)
         for table, start in zip(self.tables, self.table_offsets, strict=False):
-            column = slice_column(table, self.slice_key, alone=len(self.tables) == 1)
+            column = slice_column(table, self.slice_key, alone=self.alone)
             table_infos, table_codes = slices_of(table, column)
             codes[start : start + table.n_spots] = table_codes + len(infos)
             infos += table_infos
         names = [info.name for info in infos]
         if len(set(names)) != len(names):
             infos = [SliceInfo(f"{info.table}:{info.name}", info.table, info.n_spots) for info in infos]
+        if self.only is not None:
+            place = {name: at for at, name in enumerate(self.only)}
+            new = np.array([place.get(info.name, -1) for info in infos], dtype=np.int32)
+            codes = new[codes]
+            infos = sorted((info for info in infos if info.name in place), key=lambda info: place[info.name])
         return tuple(infos), codes
 
     @property
@@ -157,7 +168,7 @@ class Atlas:
         return self._slicing[0]
 
     def slice_codes(self) -> np.ndarray:
-        """Return the slice of every spot, int32, shape (n_spots,)."""
+        """Return the slice of every spot, -1 for those of no slice of the atlas, int32, shape (n_spots,)."""
         return self._slicing[1]
 
     def coordinates(self) -> np.ndarray:
@@ -251,6 +262,7 @@ class Atlas:
             "layer": self.layer,
             "coordinate_system": self.coordinate_system,
             "spatial_key": self.spatial_key,
+            **({} if self.only is None else {"slices": list(self.only)}),
         }
 
     def fingerprint(self) -> str:
@@ -260,10 +272,11 @@ class Atlas:
     def fingerprint_parts(self) -> dict[str, str]:
         """Return a hash for each part of the input, by a name that says what it is."""
         options = self.source_options()
-        parts = {name: str(options[name]) for name in ("tables", "slice_key", "layer", "coordinate_system")}
+        named = ("tables", "slice_key", "layer", "coordinate_system", "slices")
+        parts = {name: str(options[name]) for name in named if name in options}
         for table in self.tables:
             source = coordinates_from(table, self.elements, self.coordinate_system, self.spatial_key)
-            column = slice_column(table, self.slice_key, alone=len(self.tables) == 1)
+            column = slice_column(table, self.slice_key, alone=self.alone)
             if isinstance(table, StoredTable):
                 found = stored_hashes(table, column, source)
             else:

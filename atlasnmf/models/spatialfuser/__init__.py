@@ -1,0 +1,1 @@
+"""SpatialFuser: graph attention on edges, transport between slices, contrastive fusion."""

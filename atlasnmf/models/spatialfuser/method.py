@@ -1,0 +1,123 @@
+"""SpatialFuser as the pipeline drives it: a method, what a trained state says of spots, and the matches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from atlasnmf.models.spatialfuser.params import Params
+from atlasnmf.models.spatialfuser.training import FuserMethod, State
+from atlasnmf.schema import AtlasFacts, Result, SliceBatch, SpotPairs
+
+__all__ = ["Model", "build"]
+
+
+@dataclass
+class Model:
+    """What the pipeline drives.
+
+    Parameters
+    ----------
+    params, facts
+        What the model was built for.
+    method
+        Trains it.
+    """
+
+    params: Params
+    facts: AtlasFacts
+    method: FuserMethod
+
+    @property
+    def n_steps(self) -> int:
+        """Steps that learn; those that measure and embed come after."""
+        return self.method.learning_steps
+
+    def infer(self, state: State, batch: SliceBatch) -> dict[str, np.ndarray]:
+        """Return what the fit found of the core spots of a batch.
+
+        Returns
+        -------
+        dict
+            ``X_spatialfuser``, shape (n, d), in a space all slices share; ``spatialfuser_aligned``, positions
+            in a frame all slices share, shape (n, 2 or 3), in the unit of the first slice's coordinates.
+        """
+        core = batch.rows[: batch.n_core]
+        rows = core - self.method.offsets[batch.slice_index]
+        embedding = state.embedding[batch.slice_index].cpu().numpy()[rows]
+        assert self.facts.frame is not None
+        aligned = self.facts.frame.positions[core].astype(np.float32)
+        return {"X_spatialfuser": embedding, "spatialfuser_aligned": aligned}
+
+    def result(self, state: State) -> Result:
+        """Return the matches of all links, how they came to be, and what was left unmatched."""
+        assert self.facts.frame is not None
+        offsets, links, found = self.method.offsets, self.method.links, []
+        embeddings = [rows.cpu().numpy() for rows in state.embedding]
+        pairs: list[np.ndarray] = []
+        for link, (a, b) in enumerate(links.slices):
+            matches = links.match(link, embeddings, "final")
+            pairs.append(
+                np.stack(
+                    [
+                        matches.source + offsets[a],
+                        matches.target + offsets[b],
+                        matches.score,
+                        matches.cosine,
+                        matches.passed,
+                    ]
+                )
+            )
+            n_spots = int(self.facts.n_spots[a] + self.facts.n_spots[b])
+            unmatched = matches.n_unmatched_source + matches.n_unmatched_target
+            found.append(
+                {
+                    "source": self.facts.slices[a],
+                    "target": self.facts.slices[b],
+                    "n_pairs": len(matches),
+                    "n_passed": int(matches.passed.sum()),
+                    "unmatched": unmatched / max(n_spots, 1),
+                    "without_candidates": matches.n_without_candidates_source
+                    + matches.n_without_candidates_target,
+                    "threshold": float(matches.threshold),
+                    "bin_score": float(matches.bin_score),
+                    "max_distance": links.radii[link],
+                    "iterations": matches.n_iterations,
+                }
+            )
+        stacked = np.concatenate(pairs, axis=1) if pairs else np.zeros((5, 0))
+        uns: dict[str, Any] = {
+            "links": {str(number): record for number, record in enumerate(found)},
+            "frame": self.facts.frame.record(self.facts.slices),
+        }
+        return Result(
+            uns=uns,
+            quality={"links": found} if found else {},
+            pairs=SpotPairs(
+                stacked[0].astype(np.int64),
+                stacked[1].astype(np.int64),
+                stacked[2].astype(np.float32),
+                stacked[3].astype(np.float32),
+                stacked[4].astype(bool),
+            ),
+        )
+
+
+def build(params: Params, facts: AtlasFacts, device: str, seed: int) -> Model:
+    """Return the model for an atlas.
+
+    Parameters
+    ----------
+    params
+        Parameters.
+    facts
+        The atlas.
+    device
+        ``cpu`` or ``cuda``.
+    seed
+        Of weights, negatives and random pairs.
+    """
+    return Model(params, facts, FuserMethod(params, facts, torch.device(device), seed))

@@ -1,0 +1,125 @@
+"""Which slices are matched with which, and the pairs of spots that a matching found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from atlasnmf.features.matching import Matches, match
+from atlasnmf.models.spatialfuser.params import Params
+from atlasnmf.schema import AtlasFacts
+from atlasnmf.seeds import rng_for
+
+__all__ = ["Links", "Pairs"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Anchors and positives of one link: rows of either slice, by source.
+
+    Parameters
+    ----------
+    source, target
+        Rows within the slices, int64, shape (m,).
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+
+    @cached_property
+    def _by_target(self) -> np.ndarray:
+        return np.argsort(self.target, kind="stable")
+
+    def of_source(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pairs whose source lies in a run of rows."""
+        lo, hi = np.searchsorted(self.source, [rows.start, rows.stop])
+        return self.source[lo:hi], self.target[lo:hi]
+
+    def of_target(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pairs whose target lies in a run of rows."""
+        order = self._by_target
+        lo, hi = np.searchsorted(self.target[order], [rows.start, rows.stop])
+        return self.source[order[lo:hi]], self.target[order[lo:hi]]
+
+
+@dataclass(frozen=True)
+class Links:
+    """The slices that are matched, and how.
+
+    Parameters
+    ----------
+    slices
+        Source and target of every link.
+    radii
+        Largest distance of a pair by link; None where no common frame is known.
+    positions
+        Of every spot in the common frame, by slice, shape (n_s, 2 or 3).
+    params, seed
+        Of the fit.
+    """
+
+    slices: tuple[tuple[int, int], ...]
+    radii: tuple[float | None, ...]
+    positions: tuple[np.ndarray, ...]
+    params: Params
+    seed: int
+
+    @classmethod
+    def of(cls, params: Params, facts: AtlasFacts, seed: int) -> Links:
+        """Link every slice with the one before it, or with the first."""
+        linked = range(1, facts.n_slices)
+        slices = tuple((0 if params.partners == "first" else s - 1, s) for s in linked)
+        frame = facts.frame
+        if frame is None:
+            return cls((), (), (), params, seed)
+        offsets = np.concatenate([[0], np.cumsum(facts.n_spots)])
+        positions = tuple(frame.positions[lo:hi] for lo, hi in pairwise(offsets))
+        radii: list[float | None] = []
+        for a, b in slices:
+            wanted = params.max_distance or _SPACINGS * max(frame.spacing[a], frame.spacing[b])
+            trusted = bool(frame.trusted[b]) or params.max_distance is not None
+            radii.append(float(wanted) if trusted else None)
+        return cls(slices, tuple(radii), positions, params, seed)
+
+    def reach(self, slice_index: int) -> float:
+        """Return the distance beyond which a spot of the same slice counts as another place."""
+        near = [
+            radius
+            for pair, radius in zip(self.slices, self.radii, strict=True)
+            if slice_index in pair and radius is not None
+        ]
+        return max(near, default=0.0)
+
+    def match(self, link: int, embeddings: list[np.ndarray], *where: Any) -> Matches:
+        """Match the two slices of a link.
+
+        Parameters
+        ----------
+        link
+            Number of the link.
+        embeddings
+            In the common space, by slice.
+        *where
+            What sets this matching's random draws apart from those of others.
+        """
+        a, b = self.slices[link]
+        params = self.params
+        return match(
+            embeddings[a],
+            embeddings[b],
+            self.positions[a],
+            self.positions[b],
+            radius=self.radii[link],
+            temperature=params.tau,
+            bin_score=params.bin_score,
+            k=params.top_k,
+            rng=rng_for(self.seed, "spatialfuser", "null", link, *where),
+        )
+
+
+#: Distance within which spots match, in spacings of the coarser slice, when nobody says.
+_SPACINGS = 5.0

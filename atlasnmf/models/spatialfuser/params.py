@@ -1,0 +1,138 @@
+"""What SpatialFuser can be told, checked once, and what it asks of the atlas. Light: no torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from atlasnmf.options import Options
+from atlasnmf.schema import FrameNeeds, Needs
+
+__all__ = ["CLASS_NAME", "PRESETS", "RESULTS", "SUMMARY", "Params", "needs", "quality_lines"]
+
+SUMMARY = "Embed slices by graph attention, match their spots by transport and fuse them (SpatialFuser)."
+CLASS_NAME = "SpatialFuser"
+RESULTS = {
+    "obsm": ("X_spatialfuser", "spatialfuser_aligned"),
+    "tables": ("spatialfuser_matches",),
+}
+
+
+class Params(Options):
+    """Parameters of SpatialFuser; the defaults are those of the ``default`` preset."""
+
+    features: Literal["scores", "genes"] = Field(
+        "scores",
+        description="What encoders read: leading components of averaged log counts, or genes as published.",
+    )
+    components: int = Field(10, ge=2, description="Components the encoders read.")
+    averaging: int = Field(2, ge=0, le=8, description="Rounds of averaging of the components that are read.")
+    hidden: tuple[int, ...] = Field(
+        (32, 32), description="Widths of the layers; the last is the embedding's."
+    )
+    heads: int = Field(1, ge=1, description="Attention heads; every width is a multiple of them.")
+    similarity: bool = Field(True, description="Weigh neighbours by how alike the last embeddings are.")
+    alpha: float = Field(0.0, ge=0, lt=1, description="Share of spots alike far away in every average.")
+    far_neighbors: int = Field(5, ge=1, description="Spots alike that are looked at far away, for --alpha.")
+    start: bool = Field(
+        True,
+        description="Begin at the components and learn what to add; without it, as published, from chance.",
+    )
+    pretrain_steps: int = Field(
+        200, ge=0, description="Optimisation steps of the autoencoders alone (published: 500)."
+    )
+    fuse_steps: int = Field(200, ge=0, description="Steps of matching and fusing (published: 200 to 500).")
+    match_every: int = Field(20, ge=1, description="Steps between two matchings.")
+    batch_spots: int | Literal["auto"] = Field(
+        "auto", description="Spots of each slice in a step; auto takes all where they fit, tiles where not."
+    )
+    encoders: Literal["auto", "shared", "own"] = Field(
+        "auto", description="One encoder for slices with the same features (auto), or one for each slice."
+    )
+    partners: Literal["chain", "first"] = Field(
+        "chain", description="Match each slice with the one before it, or all with the first."
+    )
+    register_by: Literal["auto", "icp", "ndt", "features", "none"] = Field(
+        "auto", description="How slices are brought into one frame; none takes the coordinates as they are."
+    )
+    reflection: bool = Field(False, description="Let the registration turn slices over.")
+    max_distance: float | None = Field(
+        None,
+        gt=0,
+        description="Spots match within this distance (coordinate unit); five spacings by default.",
+    )
+    tau: float = Field(0.05, gt=0, description="Temperature of the matching.")
+    top_k: int = Field(3, ge=1, description="Spots match that are among each other's top k.")
+    bin_score: float | None = Field(
+        None, description="Score of staying unmatched; the median of the candidates' when not given."
+    )
+    margin: float = Field(1.0, gt=0, description="Margin of the triplets.")
+    reconstruction_weight: float = Field(1.0, ge=0, description="Weight of the reconstruction while fusing.")
+    direction_weight: float = Field(0.1, ge=0, description="Weight of the common direction of embeddings.")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
+
+    @field_validator("batch_spots")
+    @classmethod
+    def _some_spots(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 8:
+            raise ValueError("at least 8 spots are needed")
+        return value
+
+    @model_validator(mode="after")
+    def _widths_go_with_heads(self) -> Params:
+        if not self.hidden or any(width % self.heads or width < self.heads for width in self.hidden):
+            raise ValueError(
+                f"--hidden {','.join(map(str, self.hidden))} are no multiples of --heads {self.heads}"
+            )
+        if self.features == "scores" and self.components < self.heads:
+            raise ValueError(
+                f"{self.heads} heads cannot share {self.components} components; ask for fewer --heads"
+            )
+        return self
+
+    @property
+    def depth(self) -> int:
+        """Rounds of message passing of the encoder."""
+        return len(self.hidden)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "published": {
+        "features": "genes",
+        "hidden": (512, 32),
+        "heads": 4,
+        "start": False,
+        "pretrain_steps": 500,
+        "fuse_steps": 300,
+        "encoders": "own",
+        "top_k": 3,
+    },
+}
+
+
+def needs(params: Params, n_spots: int) -> Needs:
+    """Return what ``prepare`` must provide; encoder and decoder attend in turn, twice the depth."""
+    scores = params.features == "scores"
+    return Needs(
+        integer_counts=False,
+        min_genes=max(params.heads, 2),
+        n_hvgs=3000,
+        n_components=params.components if scores else 0,
+        component_hops=params.averaging if scores else 0,
+        standardise_genes=None,
+        halo=2 * params.depth,
+        frame=FrameNeeds(params.register_by, params.reflection, params.partners, params.encoders),
+    )
+
+
+def quality_lines(quality: Mapping[str, Any]) -> list[str]:
+    """Return the figures of the matching for people."""
+    return [
+        f"{link['source']} and {link['target']}: {link['n_pairs']:,} pairs, {link['n_passed']:,} of "
+        f"them above chance; {link['unmatched']:.0%} of the spots unmatched"
+        for link in quality.get("links", [])
+    ]
