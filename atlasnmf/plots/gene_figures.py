@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from atlasnmf.store.atlas import Atlas
 
-__all__ = ["gene_networks", "marker_heatmap"]
+__all__ = ["gene_networks", "loadings", "marker_heatmap"]
 
 
 def marker_heatmap(
@@ -84,6 +84,99 @@ def marker_heatmap(
         axes.tick_params(length=0)
         bar = axes.figure.colorbar(artist, ax=axes, shrink=0.5, aspect=15, pad=0.02)
         bar.set_label("share of the gene")
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    return axes
+
+
+def loadings(
+    atlas: Atlas | AnnData | SpatialData | str,
+    key: str = "inspire",
+    *,
+    factors: Sequence[int] | None = None,
+    n_top: int = 5,
+    n_strong: int = 50,
+    cmap: str = CONTINUOUS,
+    panel_width: float = 4.0,
+    axes: Axes | None = None,
+) -> Axes:
+    """Draw the genes that set factors apart: a row a gene, a column a factor.
+
+    Parameters
+    ----------
+    atlas
+        An open atlas, the path of a store, or data in memory.
+    key
+        A result with loadings or coefficients.
+    factors
+        Which factors, from 0; all when not given.
+    n_top
+        Genes of each factor: of its ``n_strong`` largest loadings, those largest relative to the gene's mean
+        over factors. A gene is drawn once, at the first factor it tells.
+    n_strong
+        Genes among which they are chosen.
+    cmap
+        A matplotlib colour map.
+    panel_width
+        Inches.
+    axes
+        Axes to draw on; a new figure when not given.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Colours are loadings as a share of the gene's largest.
+
+    Raises
+    ------
+    BadInput
+        There is no such result.
+    BadOption
+        There is no such factor.
+
+    Examples
+    --------
+    >>> import anndata, matplotlib
+    >>> matplotlib.use("Agg")
+    >>> adata = anndata.AnnData(np.ones((2, 3)), varm={"inspire_loadings": np.eye(3)[:, :2]})
+    >>> adata.var_names = ["Shh", "Pax6", "Actb"]
+    >>> [label.get_text() for label in loadings(adata, n_top=1).get_yticklabels()]
+    ['Shh', 'Pax6']
+    """
+    names, weights = coefficients_of(atlas, key)
+    usable = np.isfinite(weights).all(axis=1)
+    names, weights = names[usable], np.asarray(weights[usable], np.float64)
+    chosen = list(range(weights.shape[1])) if factors is None else [int(factor) for factor in factors]
+    for factor in chosen:
+        if not 0 <= factor < weights.shape[1]:
+            raise BadOption(f"no factor {factor} in {key!r}; choose from 0 to {weights.shape[1] - 1}")
+    lift = weights / np.maximum(weights.mean(axis=1, keepdims=True), 1e-30)
+    genes: dict[int, None] = {}
+    ends = []
+    for factor in chosen:
+        strong = np.argsort(-weights[:, factor], kind="stable")[:n_strong]
+        strong = strong[weights[strong, factor] > 0]
+        telling = strong[np.argsort(-lift[strong, factor], kind="stable")]
+        genes.update(dict.fromkeys([g for g in telling.tolist() if g not in genes][:n_top]))
+        ends.append(len(genes))
+    if not genes:
+        raise BadInput(f"no gene takes part in a factor of {key!r}; fit the model again")
+    rows = weights[list(genes)]
+    with styled():
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            size = (panel_width, 0.13 * len(genes) + 0.8)
+            _, axes = plt.subplots(figsize=size, layout="constrained")
+        shown = rows[:, chosen] / rows.max(axis=1, keepdims=True)
+        artist = axes.imshow(shown, aspect="auto", cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
+        axes.set_xticks(range(len(chosen)), [str(factor) for factor in chosen], fontsize=6)
+        axes.set_xlabel("factor")
+        axes.set_yticks(range(len(genes)), names[list(genes)], fontsize=6)
+        for end in ends[:-1]:
+            axes.axhline(end - 0.5, color="white", linewidth=0.6)
+        axes.tick_params(length=0)
+        bar = axes.figure.colorbar(artist, ax=axes, shrink=0.5, aspect=15, pad=0.02)
+        bar.set_label("share of the gene's largest loading")
         bar.outline.set_visible(False)  # type: ignore[operator]
     return axes
 

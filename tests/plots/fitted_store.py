@@ -56,7 +56,7 @@ def a_store(path, n=(400, 300), n_factors=3, *, quality=True):
         writer.varm("inspire_loadings", loadings, atlas.genes)
         record = RECORD | {"slices": ["stage_0", "stage_1"], "gamma": rng.normal(0, 0.1, (2, 8))}
         writer.uns("inspire", record if quality else {**record, "quality": {}, "warnings": []})
-        writer.uns(
-            "inspire_enrichment", {"factor": [0, 1], "set": ["heart <1>", "midgut tube"], "fdr": [1e-4, 0.9]}
-        )
+        tested = {"q": np.array([[1e-4, 0.9], [0.8, 0.7], [0.2, 0.3]]), "fold": np.ones((3, 2))}
+        sets = {"gene_sets": ["heart <1>", "midgut tube"], "over_representation": tested}
+        writer.uns("inspire_enrichment", sets)
     return shares

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import spatialdata
 from fitted_store import a_store
@@ -190,6 +191,38 @@ def test_what_cannot_be_written_is_refused_in_one_line(tmp_path):
     with pytest.raises(BadInput, match=r"no results yet; run: atlasnmf fit inspire"):
         write_report(str(bare), tmp_path / "b.html")
     assert not (tmp_path / "b.html").exists()
+
+
+def test_matches_are_shown_with_what_found_no_partner(tmp_path):
+    path = tmp_path / "atlas.zarr"
+    a_store(path)
+    atlas = open_atlas(str(path))
+    n = 50
+    frame = pd.DataFrame(
+        {
+            "source_table": "stage_0",
+            "source": [f"s0_{i}" for i in range(n)],
+            "target_table": "stage_1",
+            "target": [f"s1_{i}" for i in range(n)],
+            "score": np.linspace(0, 1, n),
+            "passed": True,
+        },
+        index=[str(i) for i in range(n)],
+    )
+    with ResultWriter(atlas) as writer:
+        writer.table("spatialfuser_matches", frame)
+        writer.per_spot("spatialfuser_aligned", 2)
+        writer.put_spots("spatialfuser_aligned", np.arange(atlas.n_spots), atlas.coordinates())
+        writer.uns("spatialfuser", {"status": "done", "seed": 0, "model": "spatialfuser", "params": {}})
+        summary = {"slice": ["stage_0"], "label": ["d0"], "unmatched": np.array([0.37])}
+        writer.uns("spatialfuser_matches_summary", summary)
+    html, page = read_page(write_report(path, tmp_path / "a.html"))
+    alts = [image["alt"] for image in page.images]
+    assert "Matches: 50 pairs, 50 drawn" in alts
+    assert any(alt.startswith("Registration") for alt in alts)
+    assert any(alt.startswith("Flow of labels: 50 pairs") for alt in alts)
+    assert "Unmatched: stage_0: d0 0.37" in alts
+    assert 'href="#spatialfuser"' in html
 
 
 @pytest.mark.parametrize("curve", [CURVE, {"ranks": np.array([3]), "rank": 3}])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +22,7 @@ _TOP_GENES, _STRONG_GENES, _TOP_SETS, _TOP_HOMES = 10, 50, 5, 5
 _NOTHING = 0.01
 #: Pixels over which the end of the colours is taken, from the largest.
 _END = 0.99
-_SET_COLUMNS = ("set", "term", "source", "gene_set", "geneset", "name")
-_FACTOR_COLUMNS = ("factor", "pattern", "group")
-_CHANCE_COLUMNS = ("fdr", "q_value", "qvalue", "padj", "p_adjusted", "adjusted_p", "p_value", "pvalue", "p")
+_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -144,32 +142,24 @@ def telling_genes(genes: np.ndarray, weights: np.ndarray, k: int, n_top: int = _
 
 
 def enriched_sets(found: Found) -> dict[int, tuple[tuple[str, float], ...]]:
-    """Return the gene sets of every factor from ``uns["<key>_enrichment"]``, the least chance first.
+    """Return the gene sets of every factor from ``uns["<key>_enrichment"]``, the smallest q first.
 
-    The entry is a table, one row a factor and set; what its columns are called may differ.
+    Over-representation where it was tested, else GSEA's sets at the top of the ranking; q of at most 0.05.
     """
-    record: Any = None
-    for table in found.atlas.tables:
-        if f"{found.key}_enrichment" in table.keys("uns"):
-            record = table.uns(f"{found.key}_enrichment")
-            break
-    for inner in ("table", "results", "sets", "enrichment"):
-        if isinstance(record, Mapping) and inner in record and hasattr(record[inner], "keys"):
-            record = record[inner]
-    if record is None or not hasattr(record, "keys"):
+    name = f"{found.key}_enrichment"
+    record = next((table.uns(name) for table in found.atlas.tables if name in table.keys("uns")), None)
+    if not isinstance(record, Mapping) or "gene_sets" not in record:
         return {}
-    names = {str(name).lower(): name for name in record}
-    chosen = [
-        next((names[name] for name in wanted if name in names), None)
-        for wanted in (_FACTOR_COLUMNS, _SET_COLUMNS, _CHANCE_COLUMNS)
-    ]
-    if any(name is None for name in chosen):
+    names = np.asarray(record["gene_sets"], dtype=object)
+    if isinstance(record.get("over_representation"), Mapping):
+        q = np.asarray(record["over_representation"]["q"], np.float64)
+    elif isinstance(record.get("gsea"), Mapping):
+        at_top = np.asarray(record["gsea"]["score"], np.float64) > 0
+        q = np.where(at_top, np.asarray(record["gsea"]["q"], np.float64), np.inf)
+    else:
         return {}
-    factor, title, chance = (np.asarray(record[name]) for name in chosen)
-    sets: dict[int, tuple[tuple[str, float], ...]] = {}
-    numbers = np.array([int("".join(filter(str.isdigit, str(f))) or -1) for f in factor])
-    for k in np.unique(numbers).tolist():
-        rows = np.flatnonzero(numbers == k)
-        rows = rows[np.argsort(chance[rows].astype(float), kind="stable")][:_TOP_SETS]
-        sets[k] = tuple((str(title[i]), float(chance[i])) for i in rows if float(chance[i]) <= 0.05)
-    return sets
+    best = np.argsort(q, axis=1, kind="stable")[:, :_TOP_SETS]
+    return {
+        k: tuple((str(names[i]), float(q[k, i])) for i in best[k] if q[k, i] <= _CHANCE)
+        for k in range(len(q))
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -116,7 +117,7 @@ def _held_out(found: Found) -> list[Figure]:
     table = found.record.get("holdout")
     if not isinstance(table, Mapping) or "r2" not in table:
         return []
-    genes, scores = np.asarray(table["gene"]).astype(str), np.asarray(table["r2"], float)
+    genes, scores = np.asarray(table["gene"], dtype=object), np.asarray(table["r2"], float)
     order = np.argsort(-np.nan_to_num(scores, nan=-1.0), kind="stable")
     best = ", ".join(f"{genes[i]} {scores[i]:.2f}" for i in order[:5])
     worst = ", ".join(f"{genes[i]} {scores[i]:.2f}" for i in order[::-1][:5])
@@ -153,8 +154,56 @@ def _linked(found: Found) -> list[Figure]:
     return [Figure("Platforms", text, picture, "Histogram of the platform scaling of genes")]
 
 
+def _matched(found: Found) -> list[Figure]:
+    """Return matches, registration and the flow of labels, as far as they are stored."""
+    from atlasnmf import plots
+    from atlasnmf.errors import AtlasError
+    from atlasnmf.plots.report.facts import group_columns
+
+    atlas, key = found.atlas, found.key
+    if not atlas.has_table(f"{key}_matches"):
+        return []
+    groups = [group.title for group in group_columns(atlas, list(atlas.tables))][:1]
+    text = {
+        "Matches": "Spots that correspond, a sample of the pairs that passed quality control.",
+        "Registration": "Two slices over each other, before and after alignment.",
+        "Flow of labels": "Where the labels of one slice go along the pairs: straight bands are agreement.",
+    }
+    makers: dict[str, Callable[[], Any]] = {
+        "Matches": lambda: plots.matches(atlas, key, color=groups[0] if groups else None),
+        "Registration": lambda: plots.registration(atlas, key),
+        "Flow of labels": lambda: plots.label_flow(atlas, groups[0], key),
+    }
+    figures = []
+    for title, make in makers.items():
+        if title == "Flow of labels" and not groups:
+            continue
+        try:
+            axes = make()
+        except AtlasError:
+            continue  # pairs that all failed, or slices never aligned: the figures that can be drawn remain
+        said = np.ravel(np.asarray(axes, dtype=object))[0].get_title()
+        figures.append(Figure(title, text[title], picture_of(axes), f"{title}: {said}"))
+    return figures + _unmatched(found)
+
+
+def _unmatched(found: Found) -> list[Figure]:
+    """Return the share of each label that found no partner, from the stored summary of matches."""
+    name = f"{found.key}_matches_summary"
+    record = next((t.uns(name) for t in found.atlas.tables if name in t.keys("uns")), None)
+    if not isinstance(record, Mapping) or "unmatched" not in record:
+        return []
+    slices, labels = (np.asarray(record[column], dtype=object) for column in ("slice", "label"))
+    shares = np.asarray(record["unmatched"], np.float64)
+    order = np.argsort(-shares, kind="stable")[:20]
+    names = [f"{slices[i]}: {labels[i]}" for i in order]
+    text = "Share of the spots of a label without a partner: tissue that is new or lost stands first."
+    return [_bars("Unmatched", names, shares[order], "share of the spots", text)]
+
+
 _PARTICULAR: dict[str, tuple[Callable[[Found], list[Figure]], ...]] = {
     "inspire": (_slice_effects, _regions),
     "stanmf": (_stability, _regions),
     "siid": (_held_out, _linked),
+    "spatialfuser": (_matched,),
 }
