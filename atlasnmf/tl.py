@@ -1,5 +1,6 @@
 """Tools: what to do with an atlas and its results (scverse's ``tl``)."""
 
+from atlasnmf.analysis.differential import differential
 from atlasnmf.analysis.domains import domains
 from atlasnmf.analysis.factor_genes import enrichment, factor_genes, marker_ranks
 from atlasnmf.analysis.gene_sets import read_gene_sets, write_gene_sets
@@ -14,6 +15,7 @@ from atlasnmf.analysis.reading import (
     morans_i,
     reconstruction,
 )
+from atlasnmf.analysis.spatial_genes import spatial_genes
 from atlasnmf.analysis.stored_regions import link_regions, predict_region
 from atlasnmf.analysis.subtypes import subtypes
 from atlasnmf.analysis.trajectory import trajectory
@@ -22,6 +24,7 @@ from atlasnmf.pipeline.baselines import baseline
 __all__ = [
     "baseline",
     "comparisons",
+    "differential",
     "domains",
     "enrichment",
     "factor_genes",
@@ -38,6 +41,7 @@ __all__ = [
     "purity_coverage",
     "read_gene_sets",
     "reconstruction",
+    "spatial_genes",
     "subtypes",
     "trajectory",
     "write_gene_sets",

@@ -6,6 +6,12 @@ from atlasnmf.metrics.coherence import (
     cooccurrence,
     factor_coherence,
 )
+from atlasnmf.metrics.differences import (
+    GroupSums,
+    rank_sum_from_histograms,
+    rank_sum_test,
+    welch_test,
+)
 from atlasnmf.metrics.enrichment import Gsea, benjamini_hochberg, over_representation, preranked_gsea
 from atlasnmf.metrics.factors import (
     FactorMatch,
@@ -56,6 +62,7 @@ __all__ = [
     "GENE_SCORES",
     "CoOccurrence",
     "FactorMatch",
+    "GroupSums",
     "Gsea",
     "Markers",
     "ReconstructionSums",
@@ -86,6 +93,8 @@ __all__ = [
     "predicted_zeros",
     "preranked_gsea",
     "r_squared",
+    "rank_sum_from_histograms",
+    "rank_sum_test",
     "reconstruction_correlation",
     "reconstruction_similarity",
     "reconstruction_sums",
@@ -97,5 +106,6 @@ __all__ = [
     "structural_similarity",
     "top_genes",
     "v_measure",
+    "welch_test",
     "z_rmse",
 ]
