@@ -4,7 +4,9 @@ from atlasnmf.analysis.differential import differential
 from atlasnmf.analysis.domains import domains
 from atlasnmf.analysis.factor_genes import enrichment, factor_genes, marker_ranks
 from atlasnmf.analysis.gene_sets import read_gene_sets, write_gene_sets
+from atlasnmf.analysis.impute import impute
 from atlasnmf.analysis.label_transfer import label_transfer
+from atlasnmf.analysis.layer_enrichment import layer_enrichment
 from atlasnmf.analysis.marker_agreement import marker_auc, purity_coverage
 from atlasnmf.analysis.matches import match_summary
 from atlasnmf.analysis.proportions import proportions
@@ -29,7 +31,9 @@ __all__ = [
     "enrichment",
     "factor_genes",
     "gene_networks",
+    "impute",
     "label_transfer",
+    "layer_enrichment",
     "link_regions",
     "marker_auc",
     "marker_ranks",
