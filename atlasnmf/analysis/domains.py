@@ -202,6 +202,7 @@ def domains(
     resolution: float | None = None,
     n_neighbors: int = 15,
     n_sample: int = 100_000,
+    smooth: int = 0,
     key_added: str = "domains",
     overwrite: bool = False,
     random_state: int = 0,
@@ -216,6 +217,9 @@ def domains(
         obsm key of the embedding; tables without it are left out.
     n_domains, method, covariance, resolution, n_neighbors, n_sample, random_state
         As in :func:`assign_domains`.
+    smooth
+        Then give each spot the commonest domain among itself and this many nearest spots of its slice; 0 for
+        not.
     key_added
         obs column to write: categorical, ``"0"`` the largest domain, missing where the embedding is.
     overwrite
@@ -254,6 +258,8 @@ def domains(
     opened = atlas if isinstance(atlas, Atlas) else open_atlas(atlas)
     tables = tables_with(opened, "obsm", key)
     refuse_existing(opened, obs=[key_added], overwrite=overwrite)
+    if smooth < 0:
+        raise BadOption(f"smooth is a number of neighbours, 0 or more; got {smooth}")
     codes, n_groups = _group(
         lambda: _chunks(tables, key),
         sum(table.n_spots for table in tables),
@@ -265,6 +271,10 @@ def domains(
         n_sample,
         random_state,
     )
+    if smooth:
+        from atlasnmf.analysis.smoothing import smoothed_domains
+
+        codes, n_groups = _by_size(smoothed_domains(opened, tables, codes, smooth))
     import pandas as pd
 
     names = [table.name for table in tables]
