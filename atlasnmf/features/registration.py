@@ -1,0 +1,262 @@
+"""Bringing slices into one frame: turns and shifts from many starts, and how far to trust the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.features.overlay import far_apart, overlay_starts
+from atlasnmf.features.rigid import Rigid
+from atlasnmf.features.slice_pair import SEARCHED, SlicePair, turned_about
+
+__all__ = ["METHODS", "Registration", "register", "register_chain", "stacked"]
+
+#: Ways to register; see :func:`register`.
+METHODS = ("auto", "icp", "ndt", "features", "none")
+#: Slices whose extents differ by more than this may be in different units.
+_UNITS_DIFFER = 2.5
+#: A score below it is said to be poor; a rival this close to the best is named.
+POOR_SCORE, _CLOSE = 0.2, 0.05
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A move of one slice onto another, and its worth.
+
+    Parameters
+    ----------
+    rigid
+        The move.
+    score
+        0 to 1: how far the agreement of the slices after the move exceeds that after any other turn found,
+        as a share of what can be reached. Near 0 where the slices do not overlap, or where another turn fits
+        as well. NaN for ``none``.
+    method
+        What found the move: ``icp``, ``ndt``, ``features`` or ``none``.
+    notes
+        What a user should know, one line each: a poor score, a rival turn, different units.
+    """
+
+    rigid: Rigid
+    score: float
+    method: str
+    notes: tuple[str, ...] = ()
+
+
+def register(
+    moving: np.ndarray,
+    fixed: np.ndarray,
+    *,
+    method: str = "auto",
+    reflection: bool = False,
+    features: tuple[np.ndarray, np.ndarray] | None = None,
+    rescale: bool = False,
+    rng: np.random.Generator,
+) -> Registration:
+    """Find the turn and shift that lay one slice onto another.
+
+    Parameters
+    ----------
+    moving, fixed
+        Positions in the plane, shapes (n, 2) and (p, 2).
+    method
+        ``icp`` (grids; nearest points), ``ndt`` (irregular points; a field of Gaussians), ``features``
+        (shared scores of the spots), ``none``, or ``auto``: all that can be done, the best agreement chosen.
+    reflection
+        Whether the slice may lie on its other side.
+    features
+        Scores of the spots of either slice on the same few components, such as 20 joint principal components,
+        shapes (n, k) and (p, k). Centred here a slice.
+    rescale
+        Estimate the scale of the moving slice too (to about a percent), for slices in different units.
+    rng
+        Draws the points looked at, and the pairs of spots alike that moves are guessed from.
+
+    Returns
+    -------
+    Registration
+
+    Raises
+    ------
+    BadOption
+        No such method, or ``features`` without any.
+    BadInput
+        A slice has fewer than ten spots, positions that are not finite or not in the plane, or that do not
+        go with the features.
+
+    Notes
+    -----
+    The images of the slices (how many spots a pixel, or their features) are correlated over all shifts of 72
+    turns by FFT; mutual nearest neighbours in the features give further starts (RANSAC). Each start is
+    refined by NDT from coarse to fine cells, by trimmed ICP, by ICP on pairs alike, and by the simplex method
+    on the agreement of features. At most 12 000 spots of a slice are searched: seconds, whatever its size.
+
+    Source: SpatialFuser, "Coordinate re-matching modules"; the published NDT lets cells of one or two points
+    score 1 for anything, and its ICP returns nothing.
+
+    Examples
+    --------
+    >>> from atlasnmf.features.rigid import turned
+    >>> rng = np.random.default_rng(0)
+    >>> tissue = rng.uniform(0, 10, (3000, 2))
+    >>> tissue = tissue[(tissue[:, 1] < 8) & (tissue.sum(axis=1) > 4)]
+    >>> found = register(turned(40.0).apply(tissue) + 30, tissue, rng=rng)
+    >>> round(found.rigid.degrees), found.score > 0.5
+    (-40, True)
+    """
+    moving, fixed = _checked(moving, fixed, method, features)
+    if method == "none":
+        return Registration(Rigid.identity(), float("nan"), "none", _unit_notes(moving, fixed, False))
+    notes = _unit_notes(moving, fixed, rescale)
+    grown = Rigid.identity()
+    if rescale:
+        grown = replace(grown, scale=_scale(moving, fixed, reflection, rng))
+    pair = SlicePair(grown.apply(moving), fixed, features, rng)
+    found = [item for start in pair.starts(method, reflection) for item in pair.refined(start, method)]
+    worth = [pair.worth(move) for _, move in found]
+    found += pair.polished(*found[int(np.argmax(worth))])
+    worth += [pair.worth(move) for _, move in found[len(worth) :]]
+    best = int(np.argmax(worth))
+    how, move = found[best]
+    rivals = [(w, m) for w, (_, m) in zip(worth, found, strict=True) if far_apart(m, move)]
+    rivals += [(pair.worth(other), other) for other in turned_about(move, fixed.mean(axis=0))]
+    score = pair.score(worth[best], max(w for w, _ in rivals))
+    rival = max(rivals, key=lambda item: item[0])
+    if score < POOR_SCORE:
+        notes += (
+            f"the slices agree poorly after registration (score {score:.2f}): they may not overlap, or the "
+            f"{'tissue' if features else 'outline alone'} may not tell one turn from another",
+        )
+    if rival[0] > worth[best] - _CLOSE * abs(worth[best]):
+        other = "turned over, " if rival[1].reflected != move.reflected else ""
+        notes += (f"a turn of {rival[1].degrees:.0f} degrees {other}fits almost as well",)
+    return Registration(move.compose(grown), score, how, notes)
+
+
+def register_chain(
+    slices: Sequence[np.ndarray],
+    *,
+    method: str = "auto",
+    reflection: bool = False,
+    features: Sequence[np.ndarray] | None = None,
+    rescale: bool = False,
+    rng: np.random.Generator,
+) -> list[Registration]:
+    """Register slices in their order, each onto the one before, into the frame of the first.
+
+    Parameters
+    ----------
+    slices
+        Positions of each, shape (n, 2).
+    features
+        Scores of the spots of each slice on the same components.
+    method, reflection, rescale, rng
+        As in :func:`register`.
+
+    Returns
+    -------
+    list of Registration
+        One a slice; the first stays where it is (score NaN). The scores and notes are those of the steps.
+    """
+    found = [Registration(Rigid.identity(), float("nan"), "none")]
+    for i in range(1, len(slices)):
+        shared = None if features is None else (features[i], features[i - 1])
+        step = register(
+            slices[i],
+            slices[i - 1],
+            method=method,
+            reflection=reflection,
+            features=shared,
+            rescale=rescale,
+            rng=rng,
+        )
+        found.append(replace(step, rigid=found[-1].rigid.compose(step.rigid)))
+    return found
+
+
+def stacked(
+    slices: Sequence[np.ndarray], moves: Sequence[Registration], heights: float | Sequence[float]
+) -> list[np.ndarray]:
+    """Return the positions of a stack of slices in space, one (n, 3) array a slice.
+
+    Parameters
+    ----------
+    slices, moves
+        Positions, and what :func:`register_chain` found for them.
+    heights
+        Of each slice, in the unit of the positions; or the distance from one to the next.
+
+    Examples
+    --------
+    >>> flat = [np.zeros((1, 2))] * 3
+    >>> still = [Registration(Rigid.identity(), 1.0, "none")] * 3
+    >>> [points.tolist() for points in stacked(flat, still, 10.0)]
+    [[[0.0, 0.0, 0.0]], [[0.0, 0.0, 10.0]], [[0.0, 0.0, 20.0]]]
+    """
+    levels = np.asarray(heights, dtype=np.float64)
+    if levels.ndim == 0:
+        levels = levels * np.arange(len(slices))
+    return [
+        np.column_stack([found.rigid.apply(points), np.full(len(points), level)])
+        for points, found, level in zip(slices, moves, levels, strict=True)
+    ]
+
+
+def _extent(points: np.ndarray) -> float:
+    """Return the root mean square distance from the centre."""
+    return float(np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
+
+def _unit_notes(moving: np.ndarray, fixed: np.ndarray, rescale: bool) -> tuple[str, ...]:
+    ratio = _extent(moving) / _extent(fixed)
+    if rescale or 1 / _UNITS_DIFFER < ratio < _UNITS_DIFFER:
+        return ()
+    return (
+        f"the extents of the slices differ {max(ratio, 1 / ratio):.3g}-fold: their coordinates may be in "
+        "different units; give them in one, or let the scale be estimated",
+    )
+
+
+def _scale(moving: np.ndarray, fixed: np.ndarray, reflection: bool, rng: np.random.Generator) -> float:
+    """Return by how much to grow the moving slice: the best correlation of images over two ladders."""
+    few, aims = (x[np.sort(rng.permutation(len(x))[:SEARCHED])] for x in (moving, fixed))
+    scale = _extent(aims) / _extent(few)
+    for ladder in (np.linspace(0.7, 1.4, 15), np.linspace(0.95, 1.05, 11)):
+        found = [
+            overlay_starts(scale * step * few, aims, None, None, reflection=reflection, n_starts=1)[
+                0
+            ].correlation
+            for step in ladder
+        ]
+        scale *= float(ladder[int(np.argmax(found))])
+    return scale
+
+
+def _checked(
+    moving: np.ndarray, fixed: np.ndarray, method: str, features: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if method not in METHODS:
+        raise BadOption(f"no such registration {method!r}; use one of {', '.join(METHODS)}")
+    if method == "features" and features is None:
+        raise BadOption("registration by features needs scores that both slices share; use auto, icp or ndt")
+    for points in (moving, fixed):
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 10:
+            raise BadInput(
+                f"registration needs ten spots in the plane or more, got positions of {points.shape}"
+            )
+        if not np.isfinite(points).all():
+            raise BadInput("registration needs finite positions")
+        if not np.ptp(points, axis=0).any():
+            raise BadInput("all spots of a slice lie at the same place; check the positions")
+    if features is not None:
+        shapes = features[0].shape, features[1].shape
+        if shapes[0][1:] != shapes[1][1:] or (shapes[0][0], shapes[1][0]) != (len(moving), len(fixed)):
+            raise BadInput(
+                f"features of {shapes[0]} and {shapes[1]} do not go with {len(moving)} and {len(fixed)} spots"
+            )
+        if not (np.isfinite(features[0]).all() and np.isfinite(features[1]).all()):
+            raise BadInput("registration needs finite features")
+    return np.asarray(moving, np.float64), np.asarray(fixed, np.float64)
