@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from atlasnmf.models.spatialfuser.params import Params
+from atlasnmf.models.spatialfuser.params import OWN_COMPONENTS, Params
 from atlasnmf.tiles.plan import expected_halo
 
 __all__ = ["MEND", "fit_flops", "settle", "step_bytes"]
@@ -53,7 +53,9 @@ def step_bytes(
     weights = sum(a * b for a, b in zip((features, *widths), (*widths, 0), strict=True)) + sum(
         w * w for w in widths
     )
-    kept = n_spots * (2 * 4 * widths[-1] + _SPOT_BYTES + (_MATCH_BYTES if params.fuse_steps else 0))
+    kept = n_spots * (
+        8 * widths[-1] + 4 * OWN_COMPONENTS + _SPOT_BYTES + (_MATCH_BYTES if params.fuse_steps else 0)
+    )
     return rows * (4 * floats + edges) + _WEIGHT_BYTES * weights + kept
 
 

@@ -59,7 +59,7 @@ class Model:
         embeddings = [rows.cpu().numpy() for rows in state.embedding]
         pairs: list[np.ndarray] = []
         for link, (a, b) in enumerate(links.slices):
-            matches = links.match(link, embeddings, "final")
+            matches = links.match(link, embeddings, state.own, "final")
             pairs.append(
                 np.stack(
                     [

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from atlasnmf.features.candidates import unit_rows
 from atlasnmf.features.matching import Matches, match
 from atlasnmf.models.spatialfuser.params import Params
 from atlasnmf.schema import AtlasFacts
@@ -58,6 +59,8 @@ class Links:
         Largest distance of a pair by link; None where no common frame is known.
     positions
         Of every spot in the common frame, by slice, shape (n_s, 2 or 3).
+    kinds
+        Kind of features of every slice.
     params, seed
         Of the fit.
     """
@@ -65,6 +68,7 @@ class Links:
     slices: tuple[tuple[int, int], ...]
     radii: tuple[float | None, ...]
     positions: tuple[np.ndarray, ...]
+    kinds: tuple[int, ...]
     params: Params
     seed: int
 
@@ -75,7 +79,7 @@ class Links:
         slices = tuple((0 if params.partners == "first" else s - 1, s) for s in linked)
         frame = facts.frame
         if frame is None:
-            return cls((), (), (), params, seed)
+            return cls((), (), (), (), params, seed)
         offsets = np.concatenate([[0], np.cumsum(facts.n_spots)])
         positions = tuple(frame.positions[lo:hi] for lo, hi in pairwise(offsets))
         radii: list[float | None] = []
@@ -83,7 +87,8 @@ class Links:
             wanted = params.max_distance or _SPACINGS * max(frame.spacing[a], frame.spacing[b])
             trusted = bool(frame.trusted[b]) or params.max_distance is not None
             radii.append(float(wanted) if trusted else None)
-        return cls(slices, tuple(radii), positions, params, seed)
+        kinds = (0,) * facts.n_slices if facts.kinds is None else tuple(facts.kinds.tolist())
+        return cls(slices, tuple(radii), positions, kinds, params, seed)
 
     def reach(self, slice_index: int) -> float:
         """Return the distance beyond which a spot of the same slice counts as another place."""
@@ -94,8 +99,11 @@ class Links:
         ]
         return max(near, default=0.0)
 
-    def match(self, link: int, embeddings: list[np.ndarray], *where: Any) -> Matches:
-        """Match the two slices of a link.
+    def match(self, link: int, embeddings: list[np.ndarray], own: list[np.ndarray], *where: Any) -> Matches:
+        """Match the two slices of a link, by where their spots lie and by what they express.
+
+        The embedding averages over neighbours and says which domain a spot is of; its own features say which
+        cell it is. Where two slices measure the same, both count.
 
         Parameters
         ----------
@@ -103,14 +111,19 @@ class Links:
             Number of the link.
         embeddings
             In the common space, by slice.
+        own
+            Features of each spot itself, by slice; empty to match by the embedding alone.
         *where
             What sets this matching's random draws apart from those of others.
         """
         a, b = self.slices[link]
         params = self.params
+        left, right = embeddings[a], embeddings[b]
+        if own and self.kinds[a] == self.kinds[b]:
+            left, right = (_beside(embeddings[s], own[s], params.own_weight) for s in (a, b))
         return match(
-            embeddings[a],
-            embeddings[b],
+            left,
+            right,
             self.positions[a],
             self.positions[b],
             radius=self.radii[link],
@@ -121,5 +134,10 @@ class Links:
         )
 
 
+def _beside(embedding: np.ndarray, own: np.ndarray, weight: float) -> np.ndarray:
+    """Return both at unit length, side by side: their cosines add, weighted."""
+    return np.concatenate([unit_rows(embedding), np.float32(weight**0.5) * unit_rows(own)], axis=1)
+
+
 #: Distance within which spots match, in spacings of the coarser slice, when nobody says.
-_SPACINGS = 5.0
+_SPACINGS = 10.0

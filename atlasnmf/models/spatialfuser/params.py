@@ -61,7 +61,12 @@ class Params(Options):
     max_distance: float | None = Field(
         None,
         gt=0,
-        description="Spots match within this distance (coordinate unit); five spacings by default.",
+        description="Spots match within this distance (coordinate unit); ten spacings by default.",
+    )
+    own_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of what a spot itself expresses, beside its embedding, in the matching.",
     )
     tau: float = Field(0.05, gt=0, description="Temperature of the matching.")
     top_k: int = Field(3, ge=1, description="Spots match that are among each other's top k.")
@@ -99,6 +104,9 @@ class Params(Options):
         return len(self.hidden)
 
 
+#: Components of a spot's own features that it is matched by.
+OWN_COMPONENTS = 32
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "published": {
@@ -109,7 +117,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pretrain_steps": 500,
         "fuse_steps": 300,
         "encoders": "own",
-        "top_k": 3,
+        "own_weight": 0.0,
     },
 }
 
@@ -117,11 +125,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 def needs(params: Params, n_spots: int) -> Needs:
     """Return what ``prepare`` must provide; encoder and decoder attend in turn, twice the depth."""
     scores = params.features == "scores"
+    n_components = max(params.components, OWN_COMPONENTS if params.own_weight else 0)
     return Needs(
         integer_counts=False,
         min_genes=max(params.heads, 2),
         n_hvgs=3000,
-        n_components=params.components if scores else 0,
+        n_components=n_components if scores else 0,
         component_hops=params.averaging if scores else 0,
         standardise_genes=None,
         halo=2 * params.depth,

@@ -52,6 +52,9 @@ class State:
         Last embedding of every spot before the common projection, by slice, float32, shape (n_s, d).
     seen
         Spots of each slice that have one, bool, shape (n_s,).
+    own
+        Features of every spot itself, by slice, float32, shape (n_s, P); empty where spots are matched by
+        their embeddings alone.
     step
         Steps done.
     pairs
@@ -74,6 +77,7 @@ class State:
     optimizer: torch.optim.Optimizer
     latents: list[Tensor]
     seen: list[np.ndarray]
+    own: list[np.ndarray] = field(default_factory=list)
     step: int = 0
     pairs: list[Pairs] = field(default_factory=list)
     far: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -159,20 +163,23 @@ class FuserMethod:
             net.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, foreach=True
         )
         latents = [torch.zeros(int(n), self.widths[-1], device=self.device) for n in facts.n_spots]
-        return State(net, optimizer, latents, [np.zeros(int(n), bool) for n in facts.n_spots])
+        own: list[np.ndarray] = []
+        if params.features == "scores" and params.own_weight and facts.n_slices > 1:
+            assert facts.component_scale is not None
+            own = [np.zeros((int(n), facts.component_scale.shape[-1]), np.float32) for n in facts.n_spots]
+        return State(net, optimizer, latents, [np.zeros(int(n), bool) for n in facts.n_spots], own)
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Widths of the layers: those of the components where an encoder begins at them."""
         if self.params.start and self.params.features == "scores":
-            assert self.facts.component_scale is not None
-            return (self.facts.component_scale.shape[-1],) * self.params.depth
+            return (self._n_in(0),) * self.params.depth
         return self.params.hidden
 
     def _n_in(self, slice_index: int) -> int:
         if self.params.features == "scores":
             assert self.facts.component_scale is not None
-            return self.facts.component_scale.shape[-1]
+            return int(min(self.params.components, self.facts.component_scale.shape[-1]))
         return len(self.genes[slice_index])
 
     def init(self, sample: list[SliceBatch]) -> State:
@@ -217,7 +224,7 @@ class FuserMethod:
         if self.params.features == "scores":
             assert batch.scores is not None
             levels = torch.as_tensor(batch.scores).to(self.device)
-            return levels[:, -1] / self._unit(batch.slice_index)
+            return levels[:, -1, : self._n_in(0)] / self._unit(batch.slice_index)
         genes = self.genes[batch.slice_index]
         counts = batch.counts if len(genes) == self.facts.n_genes else _columns(batch.counts, genes)
         values = log_normalise(counts.indptr, counts.data, batch.totals, self.facts.target_sum)
@@ -258,6 +265,10 @@ class FuserMethod:
     def step(self, state: State, unit: list[SliceBatch]) -> tuple[State, dict[str, float]]:
         """Take one step of the phase that it is time for."""
         given = [self.inputs(batch) for batch in unit]
+        for batch, inputs in zip(unit, given, strict=True):
+            if state.own and not state.seen[batch.slice_index][inputs.core].all():
+                assert batch.scores is not None
+                state.own[batch.slice_index][inputs.core] = batch.scores[: batch.n_core, 0]
         if state.step < self.learning_steps:
             figures = self._learn(state, given)
         elif state.n_measured < 2 * self.params.depth:
@@ -332,7 +343,7 @@ class FuserMethod:
         embeddings = self._projected(state, state.latents)
         state.pairs = []
         for link, (a, b) in enumerate(self.links.slices):
-            found = self.links.match(link, embeddings, state.step)
+            found = self.links.match(link, embeddings, state.own, state.step)
             # a spot that no step has seen yet has no embedding to be matched by
             known = state.seen[a][found.source] & state.seen[b][found.target]
             state.pairs.append(Pairs(found.source[known], found.target[known]))
@@ -446,6 +457,7 @@ class FuserMethod:
             "embedding": [rows.cpu().numpy() for rows in state.embedding],
             "seen": [flags.view(np.uint8) for flags in state.seen],
             "counted": [flags.view(np.uint8) for flags in state.counted],
+            "own": state.own,
             "sums": state.sums,
             "pairs": [np.stack([pairs.source, pairs.target]) for pairs in state.pairs],
             "far_indptr": [indptr for indptr, _ in state.far],
@@ -469,7 +481,7 @@ class FuserMethod:
         state.embedding = [torch.from_numpy(rows).to(self.device) for rows in kept("embedding")]
         state.seen = [flags.view(bool) for flags in kept("seen")]
         state.counted = [flags.view(bool) for flags in kept("counted")]
-        state.sums = kept("sums")
+        state.own, state.sums = kept("own"), kept("sums")
         state.pairs = [Pairs(*pairs) for pairs in kept("pairs")]
         state.far = list(zip(kept("far_indptr"), kept("far_indices"), strict=True))
         state.step, state.n_measured = int(scalars["step"]), int(scalars["n_measured"])
