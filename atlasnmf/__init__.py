@@ -17,6 +17,7 @@ _lazy, _dir, _names = lazy_loader.attach(
     __name__,
     submodules=["estimators", "metrics", "models", "pl", "tl"],
     submod_attrs={
+        "analysis.export": ["to_anndata"],
         "pipeline": ["load_fit", "prepare"],
         "pipeline.volumes": ["ingest_volumes", "simulate_volume"],
         "simulate": ["simulate_embryo", "simulate_pair"],
@@ -25,6 +26,7 @@ _lazy, _dir, _names = lazy_loader.attach(
 )
 
 if TYPE_CHECKING:
+    from atlasnmf.analysis.export import to_anndata as to_anndata
     from atlasnmf.pipeline import load_fit as load_fit
     from atlasnmf.pipeline import prepare as prepare
     from atlasnmf.pipeline.volumes import ingest_volumes as ingest_volumes

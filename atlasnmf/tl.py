@@ -2,6 +2,7 @@
 
 from atlasnmf.analysis.differential import differential
 from atlasnmf.analysis.domains import domains
+from atlasnmf.analysis.export import export_communication, usages_table
 from atlasnmf.analysis.factor_genes import enrichment, factor_genes, marker_ranks
 from atlasnmf.analysis.gene_sets import read_gene_sets, write_gene_sets
 from atlasnmf.analysis.impute import impute
@@ -17,6 +18,7 @@ from atlasnmf.analysis.reading import (
     morans_i,
     reconstruction,
 )
+from atlasnmf.analysis.region_tables import read_regions, write_regions, write_tables
 from atlasnmf.analysis.spatial_genes import spatial_genes
 from atlasnmf.analysis.stored_regions import link_regions, predict_region
 from atlasnmf.analysis.subtypes import subtypes
@@ -29,6 +31,7 @@ __all__ = [
     "differential",
     "domains",
     "enrichment",
+    "export_communication",
     "factor_genes",
     "gene_networks",
     "impute",
@@ -44,9 +47,13 @@ __all__ = [
     "proportions",
     "purity_coverage",
     "read_gene_sets",
+    "read_regions",
     "reconstruction",
     "spatial_genes",
     "subtypes",
     "trajectory",
+    "usages_table",
     "write_gene_sets",
+    "write_regions",
+    "write_tables",
 ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.tables import TableHandle
 
-__all__ = ["GeneValues", "gene_values"]
+__all__ = ["GeneValues", "gene_values", "layer_of", "picked"]
 
 #: Rows of a run at most, and bytes of one written out.
 _RUN_ROWS, _RUN_BYTES = 16_384, 1 << 26
@@ -111,9 +111,9 @@ class GeneValues:
             rows = table.counts.read(start, stop)
             data = _log_normalised(rows)
         else:
-            rows = _layer(table, self.source).counts.read(start, stop)
+            rows = layer_of(table, self.source).counts.read(start, stop)
             data = rows.data.astype(np.float32)
-        return _picked(Csr(rows.indptr, rows.indices, data, rows.n_cols), self.columns[number])
+        return picked(Csr(rows.indptr, rows.indices, data, rows.n_cols), self.columns[number])
 
     def dense_runs(self) -> Iterator[tuple[int, slice, np.ndarray]]:
         """Yield as :meth:`runs` does, values written out."""
@@ -134,7 +134,7 @@ def _log_normalised(rows: Csr) -> np.ndarray:
     return log_normalise(rows.indptr, rows.data, totals, TARGET_SUM)
 
 
-def _picked(rows: Csr, columns: np.ndarray) -> scipy.sparse.csr_matrix:
+def picked(rows: Csr, columns: np.ndarray) -> scipy.sparse.csr_matrix:
     """Return chosen columns; those at -1 are empty."""
     import scipy.sparse
 
@@ -149,7 +149,14 @@ def _picked(rows: Csr, columns: np.ndarray) -> scipy.sparse.csr_matrix:
     return found
 
 
-def _layer(table: TableHandle, layer: str) -> TableHandle:
+def layer_of(table: TableHandle, layer: str) -> TableHandle:
+    """Return a table with a layer in place of its counts.
+
+    Raises
+    ------
+    BadInput
+        It has no such layer; names the nearest.
+    """
     if layer not in table.keys("layers"):
         raise BadInput(no_such("layer", layer, table.keys("layers"), f"table {table.name!r}"))
     if isinstance(table, StoredTable):
@@ -192,7 +199,7 @@ def gene_values(
     values = GeneValues(atlas, chosen, wanted, source)
     if source is not None and any(source in table.keys("layers") for table in chosen):
         for table in chosen:
-            _layer(table, source)
+            layer_of(table, source)
     elif source is not None:
         _require_result(atlas, source)
     return values

@@ -282,8 +282,16 @@ class ResultWriter:
             self._claim(table, "uns", key)
             self._uns.setdefault(table.name, {})[key] = plain(values)
 
-    def table(self, name: str, obs: pd.DataFrame, uns: Mapping[str, Any] | None = None) -> None:
-        """Write a new table without genes, one row a record.
+    def table(
+        self,
+        name: str,
+        obs: pd.DataFrame,
+        uns: Mapping[str, Any] | None = None,
+        *,
+        columns: Sequence[str] = (),
+        values: Iterable[np.ndarray] | None = None,
+    ) -> None:
+        """Write a new table, one row a record, without genes.
 
         Parameters
         ----------
@@ -292,11 +300,15 @@ class ResultWriter:
         obs
             Its rows.
         uns
-            More to keep with it.
+            More to keep with it; ``spatialdata_attrs`` says which elements it annotates.
+        columns
+            Names of what is counted in X; none for a table of records alone.
+        values
+            X in runs of rows, float32, shape (n_run, n_columns), where there are columns.
         """
         refuse_existing(self.atlas, tables=[name], overwrite=self.overwrite)
         marked = plain(dict(uns or {})) | {RESULT_MARK: {"result": name}}
-        self._sink.table(name, obs, marked)
+        self._sink.table(name, obs, marked, list(columns), values)
 
     def remove(self, group: str, key: str, *, tables: Sequence[str] | None = None) -> None:
         """Delete an older result (obsm, varm, layers or uns) that the new ones do not replace."""

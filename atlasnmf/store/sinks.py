@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,7 @@ from atlasnmf.store.writer import array_writer, table_attributes, write_element
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
 __all__ = ["MemorySink", "Sink", "StoreSink"]
 
@@ -56,7 +58,14 @@ class Sink(Protocol):
         """Take an entry of uns."""
         ...
 
-    def table(self, name: str, obs: pd.DataFrame, uns: Mapping[str, Any]) -> None:
+    def table(
+        self,
+        name: str,
+        obs: pd.DataFrame,
+        uns: Mapping[str, Any],
+        columns: Sequence[str],
+        values: Iterable[np.ndarray] | None,
+    ) -> None:
         """Take a table without genes."""
         ...
 
@@ -133,14 +142,29 @@ class StoreSink:
         place = self._transaction.place(f"tables/{table.name}/uns/{key}")
         self._write(place, dict(values), _zarr_format(table.path))
 
-    def table(self, name: str, obs: pd.DataFrame, uns: Mapping[str, Any]) -> None:
+    def table(
+        self,
+        name: str,
+        obs: pd.DataFrame,
+        uns: Mapping[str, Any],
+        columns: Sequence[str],
+        values: Iterable[np.ndarray] | None,
+    ) -> None:
         """Take a table without genes."""
-        from anndata import AnnData
-
         place = self._transaction.place(f"tables/{name}")
         format_ = _zarr_format(self.path)
-        self._write(place, AnnData(obs=obs, uns=dict(uns)), format_)
-        _update_attributes(place, table_attributes(), format_)
+        self._write(place, _records(obs, uns, columns), format_)
+        _update_attributes(place, table_attributes(uns.get("spatialdata_attrs")), format_)
+        if values is None:
+            return
+        shutil.rmtree(place / "X", ignore_errors=True)
+        if format_ == 2:
+            _write_old_array(place / "X", iter(values), (len(obs), len(columns)), np.dtype(np.float32))
+            return
+        writer = array_writer(place / "X", (len(columns),), np.float32)
+        for block in values:
+            writer.append(block)
+        writer.close(_ARRAY)
 
     def delete(self, table: StoredTable, group: str, key: str) -> None:
         """Delete an older entry."""
@@ -190,7 +214,7 @@ class MemorySink:
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
         self._assign: list[tuple[Any, Any, Any]] = []
-        self._tables: dict[str, tuple[pd.DataFrame, Mapping[str, Any]]] = {}
+        self._tables: dict[str, AnnData] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @property
@@ -223,9 +247,18 @@ class MemorySink:
         """Take an entry of uns."""
         self._assign.append((table.adata.uns, key, dict(values)))
 
-    def table(self, name: str, obs: pd.DataFrame, uns: Mapping[str, Any]) -> None:
+    def table(
+        self,
+        name: str,
+        obs: pd.DataFrame,
+        uns: Mapping[str, Any],
+        columns: Sequence[str],
+        values: Iterable[np.ndarray] | None,
+    ) -> None:
         """Take a table without genes."""
-        self._tables[name] = obs, uns
+        self._tables[name] = _records(obs, uns, columns)
+        if values is not None:
+            self._tables[name].X = np.concatenate(list(values))
 
     def delete(self, table: MemoryTable, group: str, key: str) -> None:
         """Delete an older entry."""
@@ -238,23 +271,29 @@ class MemorySink:
                 target.pop(key, None)
             else:
                 target[key] = value
-        for name, (obs, uns) in self._tables.items():
-            self._add_table(name, obs, uns)
+        for name, records in self._tables.items():
+            self._add_table(name, records)
 
-    def _add_table(self, name: str, obs: pd.DataFrame, uns: Mapping[str, Any]) -> None:
+    def _add_table(self, name: str, records: AnnData) -> None:
         source = self.atlas.source
         if not hasattr(source, "tables"):
-            source.uns[name] = obs
+            source.uns[name] = records.obs if records.X is None else records.to_df()
             return
-        from anndata import AnnData
         from spatialdata.models import TableModel
 
-        source.tables[name] = TableModel.parse(AnnData(obs=obs, uns=dict(uns)))
+        source.tables[name] = TableModel.parse(records)
 
     def end(self) -> None:
         """Forget files on the way."""
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _records(obs: pd.DataFrame, uns: Mapping[str, Any], columns: Sequence[str]) -> AnnData:
+    import pandas as pd
+    from anndata import AnnData
+
+    return AnnData(obs=obs, var=pd.DataFrame(index=list(columns)) if columns else None, uns=dict(uns))
 
 
 def _zarr_format(group: Path) -> int:
