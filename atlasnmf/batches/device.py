@@ -1,18 +1,19 @@
-"""Rows held in a device's memory: the same rows as on the host, as tensors that never travel again."""
+"""Rows on a device: held there, or sent ahead of the step that needs them; the same values as on the host."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atlasnmf.batches.sources import CsrRows, DenseRows, SpotSource, hold
-from atlasnmf.schema import Csr
+from atlasnmf.schema import Csr, SliceBatch
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["on_device"]
+__all__ = ["Sender", "on_device"]
 
 #: Rows sent to the device at a time.
 _COPY_ROWS = 4096
@@ -45,6 +46,62 @@ def on_device(source: SpotSource, device: str | torch.device) -> SpotSource:
         None if source.graph is None else hold(source.graph),
         source.degrees,
     )
+
+
+class Sender:
+    """Sends batches to a device while the step before computes.
+
+    Numbers travel as narrow as they are stored, from page-locked memory and on a stream of their own, and are
+    widened on the device. The loader's thread does this for the units it keeps ready, so two are on their way
+    or waiting while one is used.
+
+    Parameters
+    ----------
+    device
+        As torch writes it; the CPU needs no stream and gets the same tensors.
+    """
+
+    def __init__(self, device: str | torch.device) -> None:
+        import torch
+
+        self._device = torch.device(device)
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+
+    def send(self, unit: list[SliceBatch]) -> list[SliceBatch]:
+        """Return the batches with tensors in place of arrays; ``rows`` and ``graph`` stay on the host."""
+        import torch
+
+        if self._stream is None:
+            return [self._batch(batch) for batch in unit]
+        with torch.cuda.stream(self._stream):
+            sent = [self._batch(batch) for batch in unit]
+        self._stream.synchronize()
+        return sent
+
+    def _batch(self, batch: SliceBatch) -> SliceBatch:
+        return replace(
+            batch,
+            counts=self._csr(batch.counts),
+            totals=self._tensor(batch.totals),
+            scores=None if batch.scores is None else self._tensor(batch.scores),
+            smoothed=tuple(self._csr(hop) for hop in batch.smoothed),
+        )
+
+    def _csr(self, rows: Csr) -> Csr:
+        indptr, indices, data = map(self._tensor, (rows.indptr, rows.indices, rows.data))
+        return Csr(indptr, indices, data, rows.n_cols)
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        import torch
+
+        stored, unsigned = _as_stored(np.dtype(array.dtype))
+        host = torch.from_numpy(np.array(array, order="C").view(stored))
+        if self._stream is None:
+            return _widened(host.to(self._device), unsigned)
+        there = _widened(host.pin_memory().to(self._device, non_blocking=True), unsigned)
+        # freed there only when the stream that computes is done with it
+        there.record_stream(torch.cuda.default_stream(self._device))
+        return there
 
 
 class _DeviceCsr:
@@ -117,9 +174,7 @@ class _Packed:
     def __init__(self, size: int, dtype: np.dtype, device: Any) -> None:
         import torch
 
-        kind = np.dtype(dtype)
-        self._unsigned = kind.kind == "u" and kind.itemsize in (2, 4)
-        self._stored = np.dtype(f"i{kind.itemsize}") if self._unsigned else kind
+        self._stored, self._unsigned = _as_stored(np.dtype(dtype))
         self._numbers = torch.empty(size, dtype=_torch_type(self._stored), device=device)
 
     def put(self, at: int, numbers: np.ndarray) -> None:
@@ -129,14 +184,23 @@ class _Packed:
         self._numbers[at : at + len(numbers)] = run.to(self._numbers.device)
 
     def get(self, where: Any) -> Any:
-        import torch
+        return _widened(self._numbers[where], self._unsigned)
 
-        numbers = self._numbers[where]
-        if not self._unsigned:
-            return numbers
-        if self._stored.itemsize == 2:
-            return numbers.to(torch.int32).bitwise_and_(0xFFFF)
-        return numbers.to(torch.int64).bitwise_and_(0xFFFFFFFF)
+
+def _as_stored(kind: np.dtype) -> tuple[np.dtype, bool]:
+    """Return the type that torch moves in place of one, and whether its sign bit is a part of the number."""
+    unsigned = kind.kind == "u" and kind.itemsize in (2, 4)
+    return np.dtype(f"i{kind.itemsize}") if unsigned else kind, unsigned
+
+
+def _widened(numbers: Any, unsigned: bool) -> Any:
+    import torch
+
+    if not unsigned:
+        return numbers
+    if numbers.element_size() == 2:
+        return numbers.to(torch.int32).bitwise_and_(0xFFFF)
+    return numbers.to(torch.int64).bitwise_and_(0xFFFFFFFF)
 
 
 def _torch_type(dtype: np.dtype) -> torch.dtype:

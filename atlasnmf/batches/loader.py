@@ -41,8 +41,8 @@ class Loader:
         Where the model computes, as torch writes it.
     takes_tensors
         The model understands batches that hold tensors of the device in place of arrays, except for ``rows``
-        and ``graph``. Only then are rows kept on the device; for other models, and on the CPU, residency
-        ``device`` means ``host``.
+        and ``graph``. Only then are rows kept on the device, or sent there ahead; for other models, and on
+        the CPU, residency ``device`` means ``host``.
     hops
         Rings of neighbours around a tile.
     prefetch
@@ -82,6 +82,8 @@ class Loader:
             wanted="host" if residency == "device" and not device_bytes else residency,
         )
         events.note(self.choice.reason)
+        #: Rows that stay on the host are sent ahead to a device that can take them.
+        self.sends = takes_tensors and device.startswith("cuda") and self.choice.residency != "device"
         #: What the training loop waited for, over all calls of :meth:`starting_at`.
         self.clock = WaitClock()
         self._source, self._ready = source, False
@@ -117,6 +119,10 @@ class Loader:
             units = self._units(source, step)
         if self.sampler.n_ranks > 1:
             units = self._shared(units, step)
+        if self.sends:
+            from atlasnmf.batches.device import Sender
+
+            units = map(Sender(self.device).send, units)
         return prefetched(units, self.prefetch, self.clock)
 
     def sample(self, rows_per_slice: int, seed: int) -> Unit:

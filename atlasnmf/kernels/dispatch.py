@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from atlasnmf.errors import BadOption
 
-__all__ = ["TWINS", "gpu_available", "kernel", "side_of", "to_host"]
+__all__ = ["TWINS", "carrier", "gpu_available", "kernel", "side_of", "to_host"]
 
 #: Kernel files that exist on both sides under the same names.
 TWINS = (
@@ -97,6 +98,21 @@ def kernel(module: str, where: Any = "cpu") -> ModuleType:
     if side == "gpu" and not gpu_available():
         raise BadOption("no CUDA device that CuPy can use; install atlasnmf[gpu] or use --device cpu")
     return importlib.import_module(f"atlasnmf.kernels.{side}.{module}")
+
+
+def carrier(where: Any) -> Callable[[Any], Any]:
+    """Return what brings an array to a side, without a copy where it is there already.
+
+    Examples
+    --------
+    >>> carrier("cpu")([1.0, 2.0])
+    array([1., 2.])
+    """
+    if side_of(where) == "cpu":
+        return np.asarray
+    import cupy
+
+    return cupy.asarray  # type: ignore[no-any-return]
 
 
 def to_host(array: Any) -> np.ndarray:

@@ -102,6 +102,11 @@ def shares_steps(model: str) -> bool:
     return bool(getattr(_declared(model), "SHARES_STEPS", False))
 
 
+def takes_tensors(model: str) -> bool:
+    """Say whether a model's batches may hold tensors of the device in place of arrays."""
+    return bool(getattr(_declared(model), "TAKES_TENSORS", False))
+
+
 def results(model: str) -> dict[str, tuple[str, ...]]:
     """Return the keys a model writes, by group (``obsm``, ``varm``, ...)."""
     return _declared(model).RESULTS

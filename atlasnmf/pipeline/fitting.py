@@ -17,6 +17,7 @@ from atlasnmf.pipeline.choices import needs_of
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.placing import (
     FitJob,
+    device_of,
     most_on_a_machine,
     sample_spots,
     settled_ranks,
@@ -284,7 +285,7 @@ def _train(
 ) -> Fit:
     from atlasnmf.train.callbacks import Progress, Tell
 
-    device = "cpu" if needs.passes else limits.device
+    device = device_of(needs, request, limits, client)
     model = models.build(request.model, request.params, prepared.facts, device, request.run.seed)
     loader = loader_for(prepared.working, needs, request, limits, events)
     folder = _folder(prepared, request)
@@ -403,6 +404,7 @@ def loader_for(
         residency=request.run.residency,
         budget_bytes=_rows_bytes(request, source, limits) if needs.passes else limits.budget.array_bytes // 2,
         device="cpu" if needs.passes else limits.device,
+        takes_tensors=models.takes_tensors(request.model),
         hops=needs.halo,
         events=events,
     )

@@ -13,6 +13,7 @@ from atlasnmf import models
 from atlasnmf.budget import Budget
 from atlasnmf.errors import BadOption
 from atlasnmf.events import Events
+from atlasnmf.kernels import dispatch
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.request import FitRequest
 from atlasnmf.schema import AtlasFacts, Needs
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FitJob",
+    "device_of",
     "most_on_a_machine",
     "sample_spots",
     "settled_ranks",
@@ -153,6 +155,33 @@ def train_on_workers(
     history = History(job.folder / "metrics.jsonl", events=events, writes=False)
     history.start(outcome.step)
     return outcome, history.arrays()
+
+
+def device_of(needs: Needs, request: FitRequest, limits: Limits, client: Client | None) -> str:
+    """Return where a model computes: torch's device for steps, for passes the one that CuPy can use.
+
+    Tiles of passes go to any worker, so all workers must have a device, or none uses one.
+
+    Raises
+    ------
+    BadOption
+        A CUDA device is asked for, and this process or a worker cannot use one.
+    """
+    if not needs.passes:
+        return limits.device
+    if request.run.device == "cpu":
+        return "cpu"
+    if client is None:
+        usable = {"this process": dispatch.gpu_available()}
+    else:
+        usable = client.run(dispatch.gpu_available)
+    without = sorted(where for where, can in usable.items() if not can)
+    if without and request.run.device == "cuda":
+        raise BadOption(
+            f"--device cuda: {without[0]} has no CUDA device that CuPy can use; install atlasnmf[gpu] there "
+            "or use --device cpu"
+        )
+    return "cpu" if without else "cuda"
 
 
 def worker_bytes(request: FitRequest, limits: Limits) -> int | None:

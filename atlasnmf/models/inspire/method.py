@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from atlasnmf.models.inspire import losses
 from atlasnmf.models.inspire.assembly import InspireNet, Shape
-from atlasnmf.models.inspire.networks import Discriminator, Edges, Inputs, stack_inputs
+from atlasnmf.models.inspire.networks import Dense, Discriminator, Edges, Inputs, stack_inputs
 from atlasnmf.models.inspire.params import LATENT, Params, encoder_of
 from atlasnmf.models.inspire.warm import choose_factors, start_factors
 from atlasnmf.schema import AtlasFacts, Result, SliceBatch
 from atlasnmf.seeds import seed_for
 from atlasnmf.train.method import Ranks
+from atlasnmf.train.precision import products_in
 from atlasnmf.train.sparse_rows import sparse_rows
 from atlasnmf.train.sums import summed
 from atlasnmf.train.torch_state import pack_torch, unpack_torch
@@ -108,6 +109,9 @@ class InspireMethod:
         adversary = nn.ModuleList(
             Discriminator(LATENT, _ADVERSARY, generator) for _ in range(self.facts.n_slices - 1)
         ).to(self.device)
+        for layer in (*net.modules(), *adversary.modules()):
+            if isinstance(layer, Dense):
+                layer.in_bf16 = self.params.precision == "bf16"
         options: dict[str, Any] = {
             "lr": self.params.learning_rate,
             "weight_decay": self.params.weight_decay,
@@ -171,6 +175,10 @@ class InspireMethod:
 
     def step(self, state: State, unit: list[SliceBatch]) -> tuple[State, dict[str, float]]:
         """Take one discriminator step and one net step."""
+        with products_in(self.params.precision):
+            return self._step(state, unit)
+
+    def _step(self, state: State, unit: list[SliceBatch]) -> tuple[State, dict[str, float]]:
         given = [self.inputs(batch) for batch in unit]
         stacked = None
         if self.attends:

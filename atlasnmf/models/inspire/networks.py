@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import elu
+from torch.nn.functional import elu, linear
 
 from atlasnmf.train.sparse_rows import SparseRows, stack_rows
 
@@ -134,6 +134,15 @@ class Dense(nn.Linear):
         with torch.no_grad():
             self.weight.zero_() if zero else uniform(self.weight, n_in, n_out, generator)
             self.bias.zero_()
+        #: Take the product in bfloat16; weights, sums over rows and what comes out stay in float32.
+        self.in_bf16 = False
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return W x + b, shape (n, n_out)."""
+        if not self.in_bf16:
+            return super().forward(rows)
+        bias = self.bias.bfloat16()
+        return linear(rows.bfloat16(), self.weight.bfloat16(), bias).float()
 
 
 def uniform(weight: Tensor, n_in: int, n_out: int, generator: torch.Generator) -> Tensor:

@@ -19,6 +19,7 @@ __all__ = [
     "RESULTS",
     "SHARES_STEPS",
     "SUMMARY",
+    "TAKES_TENSORS",
     "Params",
     "encoder_of",
     "needs",
@@ -33,6 +34,9 @@ RESULTS = {
 
 #: Several workers can share a step.
 SHARES_STEPS = True
+
+#: Batches may hold tensors of the device.
+TAKES_TENSORS = True
 
 #: Width of the embedding, P in the paper.
 LATENT = 32
@@ -80,6 +84,9 @@ class Params(Options):
     )
     margin: float = Field(
         5.0, gt=0, description="Adversaries ignore spots with a logit beyond this (paper: 50)."
+    )
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32", description="Products of dense layers: tf32 on CUDA devices, or bf16; other last bits."
     )
     margin_warmup: int = Field(100, ge=0, description="Steps before the margin holds.")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from atlasnmf.kernels.dispatch import kernel, side_of, to_host
+from atlasnmf.kernels.dispatch import carrier, kernel, to_host
 from atlasnmf.schema import Csr, SliceBatch
 from atlasnmf.seeds import rng_for
 
@@ -41,7 +41,7 @@ class CoarseTask:
 
     def __call__(self, batch: SliceBatch) -> dict[str, Any]:
         """Return sums, and the pull and push of the rows as lists of one run."""
-        em, there = kernel("em", self.device), _carrier(self.device)
+        em, there = kernel("em", self.device), carrier(self.device)
         start = int(batch.rows[0]) - self.first
         mixtures = self.mixtures[start : start + batch.n_core]
         counts = batch.counts
@@ -127,7 +127,7 @@ class FineTask:
         weights: np.ndarray,
     ) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Return sums, and the rows' new weights, depths and shares."""
-        em, there = kernel("em", self.device), _carrier(self.device)
+        em, there = kernel("em", self.device), carrier(self.device)
         linked = spots >= 0
         starts = np.zeros(len(spots) + 1, dtype=np.int64)
         np.cumsum(linked.sum(axis=1), out=starts[1:])
@@ -184,12 +184,3 @@ def transposed_links(
     order = np.argsort(coarse, kind="stable")
     starts = np.searchsorted(coarse[order], np.arange(n_coarse + 1)).astype(np.int64)
     return starts, fine[order], weights[fine, column][order]
-
-
-def _carrier(device: str) -> Any:
-    """Return what brings an array to the side the kernels run on."""
-    if side_of(device) == "cpu":
-        return np.asarray
-    import cupy
-
-    return cupy.asarray

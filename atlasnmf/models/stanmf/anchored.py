@@ -114,7 +114,7 @@ def anchor(
 
     See :func:`solver.iterate` for the parameters.
     """
-    task = Task.of(fits, coefficients, at_work)
+    task = Task.of(fits, coefficients, at_work, transform.device)
     seen, missed, alphas = _foretold(task, sketch, anchors)
     beside = (sketch.rows, *(() if fits.spot_weights is None else (fits.spot_weights,)))
     chunk = _OnBoth(transform, task, seen, alphas)
@@ -152,9 +152,10 @@ def iterate_on_sketch(
     coefficients: np.ndarray,
     patterns: np.ndarray,
     at_work: Sequence[int],
+    device: str = "cpu",
 ) -> Iteration:
     """Take one iteration without reading the data; its losses are not known."""
-    task = Task.of(fits, coefficients, at_work)
+    task = Task.of(fits, coefficients, at_work, device)
     seen, _, alphas = _foretold(task, sketch, anchors)
     chunk = _OnSketch(task, seen, alphas)
     beside = (sketch.rows, anchors.missed, anchors.patterns)

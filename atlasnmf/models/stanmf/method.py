@@ -107,14 +107,14 @@ class StaNmfMethod:
 
     Parameters
     ----------
-    params, facts, seed
+    params, facts, seed, device
         As for :func:`build`.
     """
 
     name = "stanmf"
 
-    def __init__(self, params: Params, facts: AtlasFacts, seed: int) -> None:
-        self.params, self.facts, self.seed = params, facts, seed
+    def __init__(self, params: Params, facts: AtlasFacts, seed: int, device: str = "cpu") -> None:
+        self.params, self.facts, self.seed, self.device = params, facts, seed, device
         self.dtype = np.dtype(np.float32 if params.precision == "single" else np.float64)
         self._fits: tuple[int, Fits] | None = None
 
@@ -278,7 +278,7 @@ class StaNmfMethod:
         )
         if exact:
             return anchor(unit, transform, sketch, anchors, *given, squares, working)
-        return iterate_on_sketch(unit, sketch, anchors, *given, working)
+        return iterate_on_sketch(unit, sketch, anchors, *given, working, self.device)
 
     def _learned(self, unit: Pass) -> Pass:
         """Return the pass over the spots that coefficients are learned from."""
@@ -342,7 +342,7 @@ class StaNmfMethod:
         return self._fits[1]
 
     def _transform(self, state: Study) -> Transform:
-        return Transform("log" if state.logged else "none", self.facts.target_sum, self.dtype)
+        return Transform("log" if state.logged else "none", self.facts.target_sum, self.dtype, self.device)
 
 
 @dataclass(frozen=True)
@@ -419,8 +419,8 @@ def build(params: Params, facts: AtlasFacts, device: str, seed: int) -> Model:
     facts
         What is known of the atlas.
     device
-        Not used: the sweeps run on the CPU.
+        ``cpu``, or a CUDA device for products and sweeps of tiles; the coefficients are swept on the CPU.
     seed
         The user's seed.
     """
-    return Model(StaNmfMethod(params, facts, seed))
+    return Model(StaNmfMethod(params, facts, seed, str(device)))

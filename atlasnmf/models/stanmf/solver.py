@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from atlasnmf.batches.passes import Pass
-from atlasnmf.kernels.cpu.hals import hals_sweep
+from atlasnmf.kernels.dispatch import carrier, kernel, to_host
 from atlasnmf.models.stanmf.values import Transform
 from atlasnmf.schema import SliceBatch
 
@@ -93,6 +93,8 @@ class Task:
         diag(w) A of these fits side by side, shape (G, c).
     grams
         A'diag(w)A of each, float64, shape (K, K).
+    device
+        Where the sweeps run.
     """
 
     fits: list[int]
@@ -100,16 +102,17 @@ class Task:
     columns: np.ndarray
     weighted: np.ndarray
     grams: list[np.ndarray]
+    device: str = "cpu"
 
     @classmethod
-    def of(cls, fits: Fits, coefficients: np.ndarray, at_work: Sequence[int]) -> Task:
+    def of(cls, fits: Fits, coefficients: np.ndarray, at_work: Sequence[int], device: str = "cpu") -> Task:
         """Fix the coefficients of the fits at work."""
         places = [fits.spans[fit] for fit in at_work]
         columns = np.concatenate([np.arange(*place) for place in places])
         weighted = fits.weighted(coefficients)
         grams = [(coefficients[:, a:b].T @ weighted[:, a:b]).astype(np.float64) for a, b in places]
         chosen = weighted if len(columns) == fits.n_columns else weighted[:, columns]
-        return cls(list(at_work), places, columns, chosen, grams)
+        return cls(list(at_work), places, columns, chosen, grams, device)
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -211,7 +214,7 @@ def iterate(
     4·nnz·C multiply-adds and 2·n·sum of K^2. With patterns kept, equal to scikit-learn's coordinate
     descent from the same start.
     """
-    task = Task.of(fits, coefficients, at_work)
+    task = Task.of(fits, coefficients, at_work, transform.device)
     beside = () if fits.spot_weights is None else (fits.spot_weights,)
     sums: Sums = unit.reduce(_OnData(transform, task, anew), rows=patterns, beside=beside)
     cross = sums.cross.astype(coefficients.dtype)
@@ -267,9 +270,10 @@ def sweep_spots(
         zip(task.grams, task.spans, task.places, strict=True)
     ):
         if own.shape[1] and not anew:
-            patterns[:, a:b], violation[fit] = hals_sweep(own[:, start:stop], gram, cross[:, a:b])
+            given = own[:, start:stop]
+            patterns[:, a:b], violation[fit] = _swept(given, gram, cross[:, a:b], 1, task.device)
         else:
-            patterns[:, a:b], violation[fit] = fresh(gram, cross[:, a:b])
+            patterns[:, a:b], violation[fit] = fresh(gram, cross[:, a:b], task.device)
     if not own.shape[1]:
         return own, patterns, violation
     if len(task.columns) == own.shape[1]:
@@ -290,13 +294,21 @@ def spot_sums(
     return left, [(left[:, a:b].T @ patterns[:, a:b]).astype(np.float64) for a, b in task.spans]
 
 
-def fresh(gram: np.ndarray, cross: np.ndarray) -> tuple[np.ndarray, float]:
+def fresh(gram: np.ndarray, cross: np.ndarray, device: str = "cpu") -> tuple[np.ndarray, float]:
     """Find patterns from the coefficients alone: some sweeps from a start that is a function of them."""
     scale = np.maximum(gram.sum(axis=1), np.finfo(np.float32).tiny).astype(cross.dtype)
-    patterns, violation = np.maximum(cross, 0) / scale, 0.0
-    for _ in range(_FRESH_SWEEPS):
-        patterns, violation = hals_sweep(patterns, gram, cross)
-    return patterns, violation
+    return _swept(np.maximum(cross, 0) / scale, gram, cross, _FRESH_SWEEPS, device)
+
+
+def _swept(
+    factor: np.ndarray, gram: np.ndarray, cross: np.ndarray, n_sweeps: int, device: str
+) -> tuple[np.ndarray, float]:
+    """Sweep a factor some times where the kernels run; return it, and the violation of the last sweep."""
+    hals, there = kernel("hals", device), carrier(device)
+    given, gram, cross, violation = there(factor), there(gram), there(cross), 0.0
+    for _ in range(n_sweeps):
+        given, violation = hals.hals_sweep(given, gram, cross)
+    return to_host(given), violation
 
 
 def sweep_genes(
@@ -325,7 +337,8 @@ def sweep_genes(
     swept, violation = coefficients.copy(), np.zeros(fits.n_fits)
     for at, fit in enumerate(task.fits):
         (a, b), (start, stop) = task.spans[at], task.places[at]
-        swept[:, start:stop], away = hals_sweep(coefficients[:, start:stop], sums.grams[at], cross[:, a:b])
+        given = coefficients[:, start:stop]
+        swept[:, start:stop], away = _swept(given, sums.grams[at], cross[:, a:b], 1, "cpu")
         violation[fit] = sums.violation[at] + away
     return swept, violation
 
@@ -360,7 +373,7 @@ def compare(
     """Return the products of the patterns of all fits with each other, float64, shape (C, C)."""
     if patterns.shape[1]:
         return unit.sweep(_Products(), patterns)
-    task = Task.of(fits, coefficients, range(fits.n_fits))
+    task = Task.of(fits, coefficients, range(fits.n_fits), transform.device)
     return unit.reduce(_FreshProducts(transform, task))
 
 
@@ -382,5 +395,5 @@ class _FreshProducts:
     def __call__(self, batch: SliceBatch) -> np.ndarray:
         cross = self.transform(batch).dot(self.task.weighted)
         for gram, (a, b) in zip(self.task.grams, self.task.spans, strict=True):
-            cross[:, a:b] = fresh(gram, cross[:, a:b])[0]
+            cross[:, a:b] = fresh(gram, cross[:, a:b], self.task.device)[0]
         return (cross.T @ cross).astype(np.float64)

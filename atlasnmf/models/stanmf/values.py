@@ -10,9 +10,10 @@ import numpy as np
 
 from atlasnmf.kernels.cpu.lognorm import log_normalise
 from atlasnmf.kernels.cpu.products import csr_dot, csr_t_dot
+from atlasnmf.kernels.dispatch import carrier, kernel, side_of, to_host
 from atlasnmf.schema import Csr, SliceBatch
 
-__all__ = ["Transform", "Values"]
+__all__ = ["DeviceValues", "Transform", "Values"]
 
 #: From this share of non-zeros on, rows are multiplied as dense blocks: BLAS is that much faster (measured).
 _DENSE_FROM = 0.3
@@ -62,6 +63,49 @@ class Values:
             yield start, rows.to_scipy().astype(kind).toarray()
 
 
+class DeviceValues:
+    """Sparse rows X of some spots on a device; what is multiplied comes from the host and goes back there.
+
+    Parameters
+    ----------
+    counts
+        The rows as stored: 16-bit counts and columns travel as they are and are widened on the device.
+    totals
+        Counts per spot, for logarithms; None leaves the values as they are.
+    target_sum, dtype
+        As in :class:`Transform`.
+    device
+        A CUDA device.
+    """
+
+    def __init__(
+        self, counts: Csr, totals: np.ndarray | None, target_sum: float, dtype: Any, device: str
+    ) -> None:
+        self._there, self._products = carrier(device), kernel("products", device)
+        self._parts = [self._there(part) for part in (counts.indptr, counts.indices, counts.data)]
+        self._n_genes = counts.n_cols
+        if totals is not None:
+            starts, _, values = self._parts
+            self._parts[2] = kernel("lognorm", device).log_normalise(
+                starts, values, self._there(totals), target_sum
+            )
+        self._parts[2] = self._parts[2].astype(dtype)
+
+    def dot(self, right: np.ndarray) -> np.ndarray:
+        """Return X @ right, of the type of ``right``."""
+        return to_host(self._products.csr_dot(*self._parts, self._there(right)))
+
+    def t_dot(self, left: np.ndarray) -> np.ndarray:
+        """Return X' @ left, of the type of ``left``."""
+        there = self._there(np.ascontiguousarray(left))
+        return to_host(self._products.csr_t_dot(*self._parts, there, self._n_genes, accumulate=left.dtype))
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sum and the sum of squares of every gene, float64, shape (G,) each."""
+        indptr, indices, data = map(to_host, self._parts)
+        return Values(Csr(indptr, indices, data, self._n_genes)).moments()
+
+
 @dataclass(frozen=True)
 class Transform:
     """From stored values to what is factorised.
@@ -74,14 +118,24 @@ class Transform:
         Counts a spot is scaled to.
     dtype
         Type of the values.
+    device
+        Where they are multiplied.
     """
 
     kind: str
     target_sum: float
     dtype: Any = np.float32
+    device: str = "cpu"
 
-    def __call__(self, batch: SliceBatch) -> Values:
-        """Return the values of a batch's spots."""
+    def __call__(self, batch: SliceBatch) -> Values | DeviceValues:
+        """Return the values of a batch's spots, ready to be multiplied."""
+        if side_of(self.device) == "cpu":
+            return self.on_host(batch)
+        totals = batch.totals if self.kind == "log" else None
+        return DeviceValues(batch.counts, totals, self.target_sum, self.dtype, self.device)
+
+    def on_host(self, batch: SliceBatch) -> Values:
+        """Return the values of a batch's spots in this process's memory."""
         counts = batch.counts
         values = counts.data
         if self.kind == "log":

@@ -182,3 +182,30 @@ def test_a_new_slice_can_be_embedded():
     np.testing.assert_array_equal(
         model.infer(state, moved)["X_inspire"], model.infer(state, other)["X_inspire"]
     )
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_batches_of_tensors_give_what_arrays_give(form):
+    from atlasnmf.batches.device import Sender
+
+    facts, batches = tiny_atlas()
+    model = model_of(form, facts)
+    state, there = (model.method.init(unit(batches, 99)) for _ in range(2))
+    for step in range(3):
+        state, figures = model.method.step(state, unit(batches, step))
+        there, sent = model.method.step(there, Sender("cpu").send(unit(batches, step)))
+        for name, value in figures.items():
+            assert sent[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+def test_bf16_products_cost_little_and_are_another_fit():
+    facts, batches = tiny_atlas()
+    losses = {}
+    for precision in ("float32", "tf32", "bf16"):
+        model = model_of(FORMS[0], facts, precision=precision)
+        _, figures = train(model, model.method.init(unit(batches, 99)), batches, 0, 40)
+        losses[precision] = np.mean([record["loss"] for record in figures[-10:]])
+    assert losses["tf32"] == losses["float32"]  # on the CPU products of float32 are what they are
+    assert losses["bf16"] != losses["float32"]
+    # 7 bits of mantissa: products are off by 0.4 %, which mostly averages out
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.02)

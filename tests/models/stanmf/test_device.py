@@ -1,0 +1,49 @@
+"""A study on the device takes the iterations of a study on the host."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_studies import OFFSETS, counts_of, facts_of, passes_of
+
+from atlasnmf.models.stanmf.method import build
+from atlasnmf.models.stanmf.params import Params
+from atlasnmf.models.stanmf.values import DeviceValues, Transform
+from atlasnmf.train import loop
+
+
+def study(device, **params):
+    counts = counts_of()
+    passes = passes_of(counts)
+    model = build(Params(ranks="3-4", replicates=2, **params), facts_of(counts), device, 0)
+    source = passes.source
+    sample = [source.batch(s, source.read(OFFSETS[s], OFFSETS[s] + 9)) for s in range(2)]
+    return loop.run(model.method, passes, sample=lambda: sample)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["exact", "compressed"])
+def test_a_study_on_the_device(cuda_kernels, path):
+    options = {"path": path, "max_iterations": 4, "tol": 0.0, "precision": "double"}
+    here, there = study("cpu", **options), study(cuda_kernels, **options)
+    assert here.rank == there.rank
+    # the same operations in another order, in float64; products of tiles differ by rounding alone
+    np.testing.assert_allclose(there.coefficients, here.coefficients, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(there.patterns, here.patterns, rtol=1e-6, atol=1e-9)
+    for mine, other in zip(here.curve, there.curve, strict=True):
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["log", "none"])
+def test_values_on_the_device_are_those_of_the_host(cuda_kernels, kind):
+    source = passes_of(counts_of()).source
+    batch = source.batch(0, source.read(0, 40))
+    right = np.random.default_rng(0).random((50, 3))
+    host = Transform(kind, 1e4, np.float64)(batch)
+    device = Transform(kind, 1e4, np.float64, cuda_kernels)(batch)
+    assert isinstance(device, DeviceValues)
+    np.testing.assert_allclose(device.dot(right), host.dot(right), rtol=1e-12)
+    left = np.random.default_rng(1).random((40, 3))
+    np.testing.assert_allclose(device.t_dot(left), host.t_dot(left), rtol=1e-12)
+    for mine, other in zip(device.moments(), host.moments(), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-12)
