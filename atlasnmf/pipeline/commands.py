@@ -155,9 +155,9 @@ def prepared_for(
             working.ledger.start_fit(_PREPARE, {}, {**record, "atlas": atlas.source_options()})
         try:
             prepared = Preparation(atlas, working, needs, options, run, client=client, events=events).run()
-        except KeyboardInterrupt:
+        except (Interrupted, KeyboardInterrupt) as stop:
             again = "the same call in this session" if atlas.path is None else resume_command(atlas.name, run)
-            raise Interrupted(f"prepare of {atlas.name} was interrupted", again) from None
+            raise Interrupted(str(stop) or f"prepare of {atlas.name} was interrupted", again) from None
         except AtlasError:
             _end(working)
             raise

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from atlasnmf.errors import Interrupted
 from atlasnmf.events import SILENT, Events
 from atlasnmf.reduce.reduction import Reduction
 from atlasnmf.threads import blas_threads
@@ -56,6 +57,11 @@ def stream_tiles(
     ------
     result
         One result an item, in order.
+
+    Raises
+    ------
+    Interrupted
+        The scheduler is gone, or a worker cannot read or write; the caller adds the resume command.
 
     Notes
     -----
@@ -179,6 +185,17 @@ def _on_threads(task: Callable[[Any], Any], items: Sequence[Any], n_workers: int
 
 
 def _on_cluster(task: Callable[[Any], Any], items: Sequence[Any], client: Client) -> Iterator[Any]:
+    from distributed.comm import CommClosedError
+
+    try:
+        yield from _in_order(task, items, client)
+    except CommClosedError:
+        raise Interrupted("the Dask scheduler is gone", "") from None
+    except OSError as problem:  # a full disk, a file system that went away: what is done is kept
+        raise Interrupted(f"{problem}; mend it there", "") from problem
+
+
+def _in_order(task: Callable[[Any], Any], items: Sequence[Any], client: Client) -> Iterator[Any]:
     # The task, with whatever matrices it carries, goes to every worker once and not with every tile.
     shared = client.scatter(task, broadcast=True, hash=False)
     window = _AHEAD * max(sum(client.nthreads().values()), 1)
@@ -207,11 +224,17 @@ def _on_cluster(task: Callable[[Any], Any], items: Sequence[Any], client: Client
         while waiting:
             yield result(*waiting.popleft())
     finally:
-        client.cancel([future for _, future in waiting])
+        if client.status == "running":
+            client.cancel([future for _, future in waiting])
 
 
 def _apply(task: Callable[[Any], Any], item: Any) -> Any:
-    return task(item)
+    from distributed import get_worker
+
+    try:
+        return task(item)
+    except OSError as problem:
+        raise OSError(f"worker {get_worker().address}: {problem}") from None
 
 
 def _spots(item: Any) -> int:
