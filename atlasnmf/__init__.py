@@ -20,7 +20,7 @@ _lazy, _dir, _names = lazy_loader.attach(
         "analysis.export": ["to_anndata"],
         "pipeline": ["load_fit", "prepare"],
         "pipeline.volumes": ["ingest_volumes", "simulate_volume"],
-        "simulate": ["simulate_embryo", "simulate_pair"],
+        "simulate": ["simulate_embryo", "simulate_omics", "simulate_pair"],
         "store": ["ingest", "open_atlas"],
     },
 )
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from atlasnmf.pipeline.volumes import ingest_volumes as ingest_volumes
     from atlasnmf.pipeline.volumes import simulate_volume as simulate_volume
     from atlasnmf.simulate import simulate_embryo as simulate_embryo
+    from atlasnmf.simulate import simulate_omics as simulate_omics
     from atlasnmf.simulate import simulate_pair as simulate_pair
     from atlasnmf.store import ingest as ingest
     from atlasnmf.store import open_atlas as open_atlas

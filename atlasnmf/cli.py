@@ -295,6 +295,73 @@ def simulate_pair(
     _say({"store": out, **options}, as_json, lines)
 
 
+@simulate.command("omics")
+def simulate_omics(
+    out: Annotated[str, typer.Argument(help="The store to write.", show_default=False)],
+    n_spots: Annotated[int, typer.Option(min=1, help="Spots of the RNA slice, nearly.")] = 5_000,
+    n_genes: Annotated[int, typer.Option(min=1)] = 600,
+    n_proteins: Annotated[int, typer.Option(min=1, help="Features of the protein slice.")] = 60,
+    n_factors: Annotated[int, typer.Option(min=2, help="Programmes of the tissue, and its domains.")] = 12,
+    difficulty: Annotated[
+        str, typer.Option(help="easy, medium or hard: sets what is not given of the following.")
+    ] = "medium",
+    feature_overlap: Annotated[
+        float | None,
+        typer.Option(help="Share of the programmes that both modalities see.", show_default=False),
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="Share of the tissue in both slices.", show_default=False)
+    ] = None,
+    resolution: Annotated[
+        float | None,
+        typer.Option(help="Pitch of the protein spots as a multiple of the RNA's.", show_default=False),
+    ] = None,
+    rotation: Annotated[
+        float | None, typer.Option(help="Turn of the protein slice, degrees.", show_default=False)
+    ] = None,
+    warp: Annotated[
+        float | None, typer.Option(help="Largest displacement of its warp, um.", show_default=False)
+    ] = None,
+    depth: Annotated[
+        float | None, typer.Option(help="Counts as a multiple of the usual.", show_default=False)
+    ] = None,
+    link: Annotated[
+        float | None, typer.Option(help="How far a protein follows its gene, 0 to 1.", show_default=False)
+    ] = None,
+    shared_names: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the proteins named as their genes are.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same store.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate an RNA slice and a protein slice of one tissue, laid apart: known correspondence.
+
+    Example: atlasnmf simulate omics omics.zarr --difficulty hard
+    """
+    from atlasnmf.simulate.omics import simulate_omics as simulate
+
+    options = {
+        "n_spots": n_spots,
+        "n_genes": n_genes,
+        "n_proteins": n_proteins,
+        "n_factors": n_factors,
+        "difficulty": difficulty,
+        "feature_overlap": feature_overlap,
+        "overlap": overlap,
+        "resolution": resolution,
+        "rotation": rotation,
+        "warp": warp,
+        "depth": depth,
+        "link": link,
+        "shared_names": shared_names,
+        "seed": seed,
+    }
+    simulate(out, **options, overwrite=overwrite, events=_events())  # type: ignore[arg-type]
+    lines = [f"{out}: {n_genes:,} genes in rna, {n_proteins:,} proteins in protein ({difficulty})"]
+    _say({"store": out, **options}, as_json, lines)
+
+
 @app.command()
 def ingest(
     files: Annotated[

@@ -8,7 +8,7 @@ import numpy as np
 
 from atlasnmf.seeds import rng_for
 
-__all__ = ["PITCH_UM", "Anatomy", "Section", "body_positions", "plan_anatomy"]
+__all__ = ["PITCH_UM", "Anatomy", "Section", "body_positions", "outline_reach", "plan_anatomy"]
 
 #: Distance of neighbouring bins, as of Stereo-seq counts binned by 50.
 PITCH_UM = 25.0
@@ -126,7 +126,7 @@ def plan_anatomy(n_domains: int, n_slices: int, *, seed: int) -> Anatomy:
     return Anatomy(tuple(names), parents, only_slice, tuple(sections))
 
 
-def _reach(outline: np.ndarray, turn: np.ndarray) -> np.ndarray:
+def outline_reach(outline: np.ndarray, turn: np.ndarray) -> np.ndarray:
     """Radius of the outline in some directions, about 1."""
     reach = np.ones_like(turn)
     for harmonic, (cosine, sine) in zip(_HARMONICS, outline, strict=True):
@@ -159,14 +159,14 @@ def body_positions(
     About 100 bytes a spot, the only thing in the simulation that grows with a slice.
     """
     turn = np.linspace(0, 2 * np.pi, 720, endpoint=False)
-    reach = _reach(section.outline, turn)
+    reach = outline_reach(section.outline, turn)
     area = 0.5 * np.mean(reach**2) * 2 * np.pi
     # The radius, in bins, at which the outline holds the spots; a margin leaves enough bins to choose from.
     scale = np.sqrt(n_spots / (area * (1 - HOLES)))
     half = np.ceil(1.05 * scale * reach.max() + 2)
     axis = np.arange(-half, half + 1)
     x, y = np.tile(axis, len(axis)), np.repeat(axis, len(axis))
-    depth = np.hypot(x, y) / (scale * _reach(section.outline, np.arctan2(y, x)))
+    depth = np.hypot(x, y) / (scale * outline_reach(section.outline, np.arctan2(y, x)))
     depth[rng.uniform(size=len(depth)) < HOLES] = np.inf
     kept = np.sort(np.argpartition(depth, n_spots - 1)[:n_spots])
     x, y, depth = x[kept], y[kept], depth[kept]
