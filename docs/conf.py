@@ -49,6 +49,27 @@ def write_command_page(app: Sphinx) -> None:
     out.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def write_tutorials(app: Sphinx) -> None:
+    """Turn each tutorial, a script with its text in comments, into a page; its pictures lie beside it."""
+    folder = Path(app.srcdir, "tutorials")
+    for script in sorted(folder.glob("*.py")):
+        page, fenced = [], False
+        for line in script.read_text(encoding="utf-8").splitlines():
+            if line.startswith("# %%"):
+                page += ["```", ""] if fenced else [""]
+                fenced = "markdown" not in line
+                page += ["```python"] if fenced else []
+            elif fenced:
+                page += [] if not line and page[-1] == "```python" else [line]
+            else:
+                page.append(line.removeprefix("#").removeprefix(" "))
+        text = "\n".join([*page, "```" if fenced else ""]).strip() + "\n"
+        script.with_suffix(".md").write_text(
+            text.replace("\n\n\n```\n", "\n```\n").replace("\n\n```\n", "\n```\n")
+        )
+
+
 def setup(app: Sphinx) -> None:
-    """Register the page above."""
+    """Register the pages above."""
     app.connect("builder-inited", write_command_page, priority=100)
+    app.connect("builder-inited", write_tutorials, priority=100)

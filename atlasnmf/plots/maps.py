@@ -9,6 +9,7 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.panels import Panel, draw_spots, frame, grid, panels_of
+from atlasnmf.plots.stored import unit_of
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def factors(
         that are never negative.
     unit
         Unit of the coordinates, written at the scale bar: ``"µm"``, or of pixels their size, ``"0.5 µm"``.
+        What the store says of it when not given.
     invert_y
         Draw y downwards, as microscopes and spatialdata-plot do.
     panel_width
@@ -99,6 +101,7 @@ def factors(
     """
     atlas = _open(atlas)
     obsm_key = _factor_key(atlas, key)
+    unit = unit or unit_of(atlas)
     chosen: list[int] | None = None if factors is None else [int(factor) for factor in factors]
 
     def read(table: TableHandle) -> np.ndarray | None:
@@ -220,6 +223,7 @@ def domains(
         return lookup[column.codes]
 
     panels = panels_of(atlas, read, slices)
+    unit = unit or unit_of(atlas)
     colours = dict(zip(names, category_colours(len(names)), strict=True)) | dict(palette or {})
     with styled():
         from matplotlib.colors import ListedColormap

@@ -9,7 +9,7 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.panels import Panel, draw_spots, frame, grid
-from atlasnmf.plots.stored import opened, record_of
+from atlasnmf.plots.stored import opened, record_of, unit_of
 from atlasnmf.plots.style import CONTINUOUS, styled
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def imputed(
     found = np.concatenate([block for _, block in lazy.blocks()]).astype(np.float64)
     pair = [_per_million(_measured(lazy.table, names)), _per_million(found)]
     panels = [Panel(title, xy, values) for title, values in zip(("measured", "imputed"), pair, strict=True)]
+    unit = unit or unit_of(atlas)
     with styled():
         made = grid(len(names), 2, panels, panel_width, axes)
         import matplotlib as mpl
