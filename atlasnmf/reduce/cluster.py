@@ -36,7 +36,9 @@ def connected(
     Parameters
     ----------
     address
-        Such as ``tcp://host:8786``; the workers must see the same files under the same paths.
+        Such as ``tcp://host:8786``, or ``tls://`` with certificates in Dask's configuration, or the JSON file
+        that ``dask scheduler --scheduler-file`` wrote; the workers must see the same files under the same
+        paths.
     client
         A client that is connected already; it wins, and stays open.
     workers
@@ -60,7 +62,8 @@ def connected(
     from distributed import Client
 
     try:
-        opened = Client(address, timeout=_TIMEOUT_S, set_as_default=False)
+        where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+        opened = Client(**where, timeout=_TIMEOUT_S, set_as_default=False)
     except (OSError, ValueError) as error:  # TimeoutError is an OSError
         raise BadOption(
             f"--scheduler {address}: no Dask scheduler answers ({type(error).__name__}); "
