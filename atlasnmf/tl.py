@@ -18,6 +18,7 @@ from atlasnmf.analysis.reading import (
     morans_i,
     reconstruction,
 )
+from atlasnmf.analysis.reconstruction_3d import reconstruct_3d
 from atlasnmf.analysis.region_tables import read_regions, write_regions, write_tables
 from atlasnmf.analysis.spatial_genes import spatial_genes
 from atlasnmf.analysis.stored_regions import link_regions, predict_region
@@ -48,6 +49,7 @@ __all__ = [
     "purity_coverage",
     "read_gene_sets",
     "read_regions",
+    "reconstruct_3d",
     "reconstruction",
     "spatial_genes",
     "subtypes",

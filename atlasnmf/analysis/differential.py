@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.analysis.spots import SpotLabels, opened, stored_labels
-from atlasnmf.analysis.values import GeneValues, gene_values
+from atlasnmf.analysis.values import GeneValues, gene_values, written_out
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.kernels.cpu.histograms import add_histograms
 from atlasnmf.metrics.differences import GroupSums, rank_sum_from_histograms, welch_test
@@ -174,7 +174,7 @@ def group_sums(values: GeneValues, codes: np.ndarray, n_groups: int) -> GroupSum
         for total, part in zip(
             sums, (sizes, member @ wide, member @ squares, member @ (wide != 0)), strict=True
         ):
-            total += np.asarray(part.todense() if scipy.sparse.issparse(part) else part)
+            total += written_out(part) if scipy.sparse.issparse(part) else part
     return GroupSums(*sums)
 
 
@@ -192,8 +192,8 @@ def _ranges(values: GeneValues) -> tuple[np.ndarray, np.ndarray]:
     for _, _, rows in values.runs():
         if not isinstance(rows, np.ndarray):
             rows = rows.tocsc()
-            low = np.minimum(low, rows.min(axis=0).toarray().ravel())
-            high = np.maximum(high, rows.max(axis=0).toarray().ravel())
+            low = np.minimum(low, written_out(rows.min(axis=0)).ravel())
+            high = np.maximum(high, written_out(rows.max(axis=0)).ravel())
             continue
         known = rows[np.isfinite(rows).all(axis=1)]
         if len(known):

@@ -12,7 +12,7 @@ import numpy as np
 from atlasnmf.analysis.label_transfer import slice_numbers
 from atlasnmf.analysis.nearest import Nearest
 from atlasnmf.analysis.spots import StoredRows, stored_rows
-from atlasnmf.analysis.values import GeneValues, gene_values
+from atlasnmf.analysis.values import GeneValues, gene_values, written_out
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import rng_for
 from atlasnmf.store.results import ResultWriter, refuse_existing
@@ -95,14 +95,11 @@ class _Reference:
         row = np.repeat(np.arange(len(points)), k)
         shape = (len(points), self.near.n_rows)
         lent = scipy.sparse.csr_matrix((weights.ravel(), (row, np.maximum(found, 0).ravel())), shape=shape)
-        total = (lent @ self.values).todense()
-        member = scipy.sparse.csr_matrix(
-            (np.ones(self.near.n_rows), (np.arange(self.near.n_rows), self.tables)),
-            shape=(self.near.n_rows, len(self.measured)),
-        )
-        having = np.asarray((lent @ member).todense()) @ self.measured
+        member = np.equal.outer(self.tables, np.arange(len(self.measured))).astype(np.float64)
+        having = (lent @ member) @ self.measured
+        total = written_out(lent @ self.values)
         empty = np.full(having.shape, np.nan)
-        return np.divide(np.asarray(total), having, out=empty, where=having > 1e-12).astype(np.float32)
+        return np.divide(total, having, out=empty, where=having > 1e-12).astype(np.float32)
 
 
 def impute(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.tables import TableHandle
 
-__all__ = ["GeneValues", "gene_values", "layer_of", "picked"]
+__all__ = ["GeneValues", "gene_values", "layer_of", "picked", "written_out"]
 
 #: Rows of a run at most, and bytes of one written out.
 _RUN_ROWS, _RUN_BYTES = 16_384, 1 << 26
@@ -117,15 +117,24 @@ class GeneValues:
 
     def dense_runs(self) -> Iterator[tuple[int, slice, np.ndarray]]:
         """Yield as :meth:`runs` does, values written out."""
-        from atlasnmf.kernels.cpu.dense import fill_dense
-
         for number, run, values in self.runs():
-            if isinstance(values, np.ndarray):
-                yield number, run, values
-                continue
-            out = np.empty(values.shape, np.float32)
-            fill_dense(values.indptr, values.indices, values.data, out)
-            yield number, run, out
+            yield number, run, values if isinstance(values, np.ndarray) else written_out(values)
+
+
+def written_out(matrix: Any) -> np.ndarray:
+    """Write a small sparse matrix out, such as a run of few genes or sums by group.
+
+    Parameters
+    ----------
+    matrix
+        scipy sparse, shape (n, k).
+    """
+    from atlasnmf.kernels.cpu.dense import fill_dense
+
+    rows = matrix.tocsr()
+    out = np.empty(rows.shape, rows.dtype)
+    fill_dense(rows.indptr, rows.indices, rows.data, out)
+    return out
 
 
 def _log_normalised(rows: Csr) -> np.ndarray:
