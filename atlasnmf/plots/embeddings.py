@@ -36,7 +36,7 @@ def embedding(
     color: str | int | Sequence[str | int] | None = "slice",
     factors: str | None = None,
     n_sample: int = 10_000,
-    n_shown: int | None = 100_000,
+    n_shown: int | None = 50_000,
     layout: np.ndarray | None = None,
     random_state: int = 0,
     cmap: str = CONTINUOUS,
@@ -59,7 +59,7 @@ def embedding(
     n_sample
         Spots that UMAP is fitted to.
     n_shown
-        Spots that are placed and drawn; None for all. UMAP places about 3000 a second.
+        Spots that are placed and drawn; None for all. UMAP is slow: fitting and placing take minutes.
     layout
         Positions to draw in place of UMAP's, shape (n_spots, 2), NaN for spots that are not drawn.
     random_state
@@ -119,7 +119,7 @@ def layout_of(
     key: str,
     *,
     n_sample: int = 10_000,
-    n_shown: int | None = 100_000,
+    n_shown: int | None = 50_000,
     random_state: int = 0,
 ) -> np.ndarray:
     """Return two coordinates for every spot, NaN for those not placed, float64, shape (n, 2)."""

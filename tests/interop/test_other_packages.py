@@ -120,11 +120,15 @@ def test_the_layout_that_napari_spatialdata_expects(fitted_store):
             assert values.ndim == 2
 
 
-def test_napari_spatialdata_lists_the_results(fitted_store):
-    model = pytest.importorskip("napari_spatialdata._model.datamodel")
-    view = model.DataModel()
-    view.adata = _table(fitted_store)
+def test_napari_spatialdata_reads_the_results(fitted_store):
+    # without Qt it cannot be imported either
+    model = pytest.importorskip("napari_spatialdata._model", exc_type=ImportError)
+    view, table = model.DataModel(), _table(fitted_store)
+    view.adata = table
     assert {"X_inspire", "inspire_factors"} <= set(view.get_items("obsm"))
+    assert "domains" in view.get_items("obs")
+    column, *_ = view.get_obsm("inspire_factors", index=2)
+    np.testing.assert_array_equal(np.asarray(column).ravel(), table.obsm["inspire_factors"][:, 2])
 
 
 def test_results_survive_a_round_trip_through_h5ad(fitted_store, tmp_path):
