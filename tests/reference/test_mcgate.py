@@ -129,6 +129,25 @@ def test_equals_the_dense_formula(n_heads, with_prior, linear):
         torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize(("n_heads", "n_in"), [(1, N_IN), (4, N_IN), (4, 10)])
+@pytest.mark.parametrize("linear", [False, True])
+def test_the_error_is_that_of_the_reconstruction(n_heads, n_in, linear, monkeypatch):
+    monkeypatch.setattr(losses, "_ROWS", 7)
+    edges, _ = small_graph()
+    rows, net = features(width=n_in), network(n_heads, linear=linear, n_in=n_in)
+    graph = Graph((N,), edges)
+    latent, missed = net.error(rows, graph)
+    same, decoded = net(rows, graph)
+    expected = (decoded - rows).square().mean()
+    torch.testing.assert_close(latent, same)
+    torch.testing.assert_close(missed, expected)
+    weights = list(net.parameters())
+    for ours, plain in zip(
+        torch.autograd.grad(3 * missed, weights), torch.autograd.grad(3 * expected, weights), strict=True
+    ):
+        torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
+
+
 def test_heads_that_do_not_divide_the_features_are_padded():
     edges, mask = small_graph()
     rows, net = features(width=10), network(4, n_in=10)

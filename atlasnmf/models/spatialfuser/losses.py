@@ -1,12 +1,74 @@
-"""The terms of SpatialFuser's fusion (paper, Methods: Fusion layer)."""
+"""The terms of SpatialFuser's losses (paper, Methods: Decoder, Fusion layer)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, relu
 
-__all__ = ["direction", "triplets"]
+__all__ = ["direction", "reconstruction", "triplets"]
+
+#: Rows whose features are decoded at a time.
+_ROWS = 512
+
+
+def reconstruction(hidden: Tensor, weight: Tensor, rows: Tensor, *, linear: bool) -> Tensor:
+    """Return the mean square of ``ELU(hidden W1) - rows``, each head over its own columns.
+
+    Parameters
+    ----------
+    hidden
+        What the last layer of the decoder multiplies, shape (n, H w).
+    weight
+        W1 by head, shape (H, g, w), H g at least the number of features G.
+    rows
+        Features, constant, shape (n, G).
+    linear
+        Leave out the ELU.
+
+    Notes
+    -----
+    Decoded features are formed a few rows at a time and dropped: value and gradients come out of one pass,
+    and nothing of n x G values is kept for the backward pass.
+    """
+    return _Reconstruction.apply(hidden, weight, rows, linear)
+
+
+class _Reconstruction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, rows: Tensor, linear: bool) -> Tensor:
+        n_heads, n_features = len(weight), rows.shape[1]
+        of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        total = hidden.new_zeros((), dtype=torch.float64)
+        for start in range(0, len(rows), _ROWS):
+            target = rows[start : start + _ROWS]
+            given = hidden[start : start + _ROWS].reshape(len(target), n_heads, -1).transpose(0, 1)
+            decoded = torch.bmm(given, weight.transpose(1, 2))
+            flat = decoded.transpose(0, 1).reshape(len(target), -1)
+            slope = flat.new_zeros(flat.shape)
+            if linear:
+                slope[:, :n_features] = flat[:, :n_features] - target
+                total += slope.square().sum()
+            else:
+                # where the ELU bends its slope is its value and one
+                bent = torch.nn.functional.elu(flat)
+                difference = bent[:, :n_features] - target
+                total += difference.square().sum()
+                slope[:, :n_features] = difference * (bent[:, :n_features].clamp(max=0) + 1)
+            by_head = slope.reshape(len(target), n_heads, -1).transpose(0, 1)
+            of_weight += torch.bmm(by_head.transpose(1, 2), given)
+            back = torch.bmm(by_head, weight).transpose(0, 1)
+            of_hidden[start : start + _ROWS] = back.reshape(len(target), -1)
+        scale = 1 / rows.numel()
+        ctx.save_for_backward(of_hidden.mul_(2 * scale), of_weight.mul_(2 * scale))
+        return (total * scale).to(hidden.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        of_hidden, of_weight = ctx.saved_tensors
+        return grads[0] * of_hidden, grads[0] * of_weight, None, None
 
 
 def triplets(anchor: Tensor, positive: Tensor, away: Tensor, away_positive: Tensor, margin: float) -> Tensor:

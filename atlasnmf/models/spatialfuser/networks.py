@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu
 
 from atlasnmf.models.spatialfuser.attention import Edges, aggregate, edge_shares
+from atlasnmf.models.spatialfuser.losses import reconstruction
 
 __all__ = ["Fuser", "Graph", "Heads", "Layer", "Mcgate", "Norm"]
 
@@ -70,16 +71,18 @@ class Heads(nn.Module):
         heads = len(self.weight)
         if heads == 1:
             return rows @ self.weight[0]
-        blocks = nn.functional.pad(rows, (0, self.pad)).reshape(len(rows), heads, -1)
-        return torch.einsum("nhi,hio->nho", blocks, self.weight).reshape(len(rows), self.n_out)
+        padded = nn.functional.pad(rows, (0, self.pad)) if self.pad else rows
+        by_head = padded.reshape(len(rows), heads, -1).transpose(0, 1)
+        return torch.bmm(by_head, self.weight).transpose(0, 1).reshape(len(rows), self.n_out)
 
     def back(self, rows: Tensor) -> Tensor:
         """Return y W1, shape (n, n_in)."""
         heads = len(self.weight)
         if heads == 1:
             return rows @ self.weight[0].T
-        blocks = rows.reshape(len(rows), heads, -1)
-        return torch.einsum("nho,hio->nhi", blocks, self.weight).reshape(len(rows), -1)[:, : self.n_in]
+        by_head = rows.reshape(len(rows), heads, -1).transpose(0, 1)
+        out = torch.bmm(by_head, self.weight.transpose(1, 2)).transpose(0, 1)
+        return out.reshape(len(rows), -1)[:, : self.n_in]
 
 
 class Norm(nn.Module):
@@ -272,10 +275,15 @@ class Mcgate(nn.Module):
             attention.append(shares)
         return rows, attention
 
-    def decode(self, latent: Tensor, attention: list[list[Tensor]], graph: Graph) -> Tensor:
-        """Return the features of the core from the embedding of the core and ``depth`` rings."""
+    def decode(
+        self, latent: Tensor, attention: list[list[Tensor]], graph: Graph, *, down_to: int = 0
+    ) -> Tensor:
+        """Return the features of the core from the embedding of the core and ``depth`` rings.
+
+        ``down_to`` stops at the input of an earlier layer, with the rings that are still needed there.
+        """
         rows = latent
-        for number in reversed(range(self.depth)):
+        for number in reversed(range(down_to, self.depth)):
             layer = self.layers[number]
             rows = layer.decode(rows, attention[number], graph, number, last=self.linear and number == 0)
         return rows
@@ -284,6 +292,15 @@ class Mcgate(nn.Module):
         """Return embedding and reconstruction of the core."""
         latent, attention = self.encode(rows, graph, spare=self.depth)
         return latent[: graph.rings[0]], self.decode(latent, attention, graph)
+
+    def error(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Return the embedding of the core, and the mean square by which its reconstruction misses."""
+        latent, attention = self.encode(rows, graph, spare=self.depth)
+        n_core = graph.rings[0]
+        first, shares = self.layers[0], attention[0]
+        hidden = first.mix(self.decode(latent, attention, graph, down_to=1), shares, graph, n_core)
+        missed = reconstruction(hidden, first.heads.weight, rows[:n_core], linear=self.linear)
+        return latent[:n_core], missed
 
 
 class Fuser(nn.Module):

@@ -286,14 +286,13 @@ class FuserMethod:
         state.net.train()
         latents, errors = [], []
         for inputs in given:
-            latent, decoded = state.net.of(inputs.slice_index)(inputs.rows, self._graph(state, inputs))
+            latent, missed = state.net.of(inputs.slice_index).error(inputs.rows, self._graph(state, inputs))
             latents.append(latent)
-            errors.append((decoded - inputs.rows[: len(decoded)]).square().mean())
-        reconstruction = torch.stack(errors).sum()
-        figures = {"reconstruction": float(reconstruction.detach())}
-        loss = reconstruction
+            errors.append(missed)
+        loss = torch.stack(errors).sum()
+        figures = {"reconstruction": float(loss.detach())}
         if fusing:
-            loss = params.reconstruction_weight * reconstruction
+            loss = params.reconstruction_weight * loss
             for name, term in self._fusion(state, given, latents).items():
                 loss = loss + (params.direction_weight if name == "direction" else 1.0) * term
                 figures[name] = float(term.detach())
