@@ -48,8 +48,9 @@ class Reconstruction3D:
         Of each slice.
     scores
         One row a neighbouring pair: ``slice``, ``onto``, ``n_pairs``, ``n_kept`` (pairs the move was fitted
-        to), ``residual`` (their median distance after it), ``degrees``, ``pearson``, ``overlap``, and
-        ``cell_type`` where labels were given.
+        to), ``residual`` (their median distance after it), ``degrees``, ``pearson``, ``pearson_around``,
+        ``overlap``, and ``cell_type`` where labels were given; these last also as ``<name>_before``, of the
+        positions as they were.
     """
 
     slices: tuple[str, ...]
@@ -230,6 +231,7 @@ def reconstruct_3d(
         if refine and points is not None and aims is not None:
             move = _refined(move, places, points, aims)
         figures = _scores(rows, places, ends, move, labels, rng)
+        before = _scores(rows, places, ends, Rigid.identity(), labels, rng)
         gap = np.linalg.norm(move.apply(places[own][kept]) - places[other][kept], axis=1)
         records.append(
             {
@@ -240,6 +242,7 @@ def reconstruct_3d(
                 "residual": float(np.median(gap)),
                 "degrees": move.degrees,
                 **figures,
+                **{f"{name}_before": value for name, value in before.items()},
             }
         )
         moves.append(moves[-1].compose(move))
