@@ -89,6 +89,7 @@ class _ModelGroup(TyperGroup):
     """One subcommand a model folder, made when asked for: no list to edit, nothing imported for --help."""
 
     action: Callable[..., None]
+    verb: str
 
     def list_commands(self, ctx: Any) -> list[str]:
         from atlasnmf import models
@@ -107,7 +108,8 @@ class _ModelGroup(TyperGroup):
         def action(store: str, options: list[Any], **switches: Any) -> None:
             type(self).action(cmd_name, store, *options, **switches)
 
-        action.__doc__ = models.summary(cmd_name)
+        verb = type(self).verb
+        action.__doc__ = f"{models.summary(cmd_name)}\n\nExample: atlasnmf {verb} {models.example(cmd_name)}"
         parameters = [
             fixed("store", Store),
             fixed("preset", Preset, None),  # None: a configuration file may name it
@@ -153,10 +155,12 @@ def _show_estimate(request: Any, as_json: bool) -> None:
 
 class _FitGroup(_ModelGroup):
     action = staticmethod(_fit)
+    verb = "fit"
 
 
 class _EstimateGroup(_ModelGroup):
     action = staticmethod(_estimate)
+    verb = "estimate"
 
 
 def _group(name: str, cls: type[TyperGroup], help_text: str) -> None:
@@ -453,7 +457,10 @@ def resume(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Continue whatever was interrupted on this store, with the options it was started with."""
+    """Continue whatever was interrupted on this store, with the options it was started with.
+
+    Example: atlasnmf resume atlas.zarr
+    """
     from atlasnmf import pipeline
 
     outcome = pipeline.resume(
@@ -464,7 +471,10 @@ def resume(
 
 @app.command()
 def info(store: Store, work_dir: WorkDir = None, as_json: Json = False) -> None:
-    """Show slices, spots, genes, stages done, results and sizes."""
+    """Show slices, spots, genes, stages done, results and sizes; counts are not read.
+
+    Example: atlasnmf info atlas.zarr
+    """
     from atlasnmf import pipeline
 
     description = pipeline.info(store, work_dir=work_dir)

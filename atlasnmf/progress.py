@@ -13,6 +13,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -21,9 +23,37 @@ from rich.text import Text
 
 from atlasnmf.events import Advance, Events
 
-__all__ = ["Bars", "Lines", "for_stream"]
+__all__ = ["Bars", "Lines", "for_stream", "spelled"]
 
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+def spelled(seconds: float) -> str:
+    """Return a time as people say it.
+
+    Examples
+    --------
+    >>> spelled(0.31), spelled(95.0), spelled(5400.0), spelled(200_000.0)
+    ('0.3 s', '95 s', '90 min', '56 h')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _rate(per_second: float) -> str:
+    """Return a rate, of slow things by the minute."""
+    return f"{per_second:,.0f}/s" if per_second >= 1 else f"{60 * per_second:.1f}/min"
+
+
+class _Rate(ProgressColumn):
+    """How many units a second a bar gets on by."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate of the last seconds, nothing before it is known."""
+        return Text(_rate(task.speed) if task.speed else "", style="progress.data.speed")
 
 
 class Lines:
@@ -49,15 +79,22 @@ class Lines:
             if now - last >= _SECONDS_BETWEEN_LINES:
                 last = now
                 rate = done / (now - start)
-                left = f", {(total - done) / rate:,.0f} s left" if total and rate > 0 else ""
+                left = f", {spelled((total - done) / rate)} left" if total and rate > 0 else ""
                 of = f" of {total:,}" if total else ""
-                self._write(f"{name}: {done:,}{of} {unit}, {rate:,.0f}/s{left}")
+                self._write(f"{name}: {done:,}{of} {unit}, {_rate(rate)}{left}")
 
         self._write(f"{name} ...")
-        yield advance
+        try:
+            yield advance
+        except BaseException:
+            of = f" of {total:,}" if total else ""
+            self._write(
+                f"{name}: stopped after {spelled(time.monotonic() - start)}, {done:,}{of} {unit} done"
+            )
+            raise
         elapsed_s = max(time.monotonic() - start, 1e-9)
         rate = f", {done / elapsed_s:,.0f} {unit}/s" if done else ""
-        self._write(f"{name}: done in {elapsed_s:.1f} s{rate}")
+        self._write(f"{name}: done in {spelled(elapsed_s)}{rate}")
 
     def note(self, message: str) -> None:
         """Write the message."""
@@ -85,6 +122,7 @@ class Bars:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(unit),
+            _Rate(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

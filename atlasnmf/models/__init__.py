@@ -1,9 +1,10 @@
 """The models: one folder each, discovered by name.
 
 A model folder has ``params.py`` (light: ``Params``, ``PRESETS``, ``RESULTS``, ``SUMMARY``, ``CLASS_NAME``,
-``needs``, and ``quality_lines`` where it measures itself) and ``method.py`` (``build``); a ``memory.py``
-(``step_bytes``, ``MEND``, and where a model has forms of different size ``settle``) has a budget too small
-refused before work. A new model is a new folder; nothing here or above lists them.
+``needs``, ``EXAMPLE`` options for its help text, and ``quality_lines`` where it measures itself) and
+``method.py`` (``build``); a ``memory.py`` (``step_bytes``, ``MEND``, and where a model has forms of different
+size ``settle``) has a budget too small refused before work. A new model is a new folder; nothing here or
+above lists them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "build",
     "check",
     "class_name",
+    "example",
     "fit_flops",
     "mend",
     "needs",
@@ -85,6 +87,17 @@ def check(model: str, values: Any, genes: tuple[str, ...], seed: int) -> None:
 def summary(model: str) -> str:
     """Return one sentence on what a model does."""
     return _declared(model).SUMMARY
+
+
+def example(model: str) -> str:
+    """Return a store and options to try a model with, as its help text shows them.
+
+    Examples
+    --------
+    >>> example("inspire")
+    'inspire atlas.zarr --n-factors 20 --memory-budget 4GB'
+    """
+    return f"{model} atlas.zarr {getattr(_declared(model), 'EXAMPLE', '')}".strip()
 
 
 def class_name(model: str) -> str:

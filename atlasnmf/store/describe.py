@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,30 +104,80 @@ class Description:
 
     def lines(self) -> list[str]:
         """Return lines for people."""
+        return [*self._data_lines(), "", *self._result_lines(), "", *self._working_lines()]
+
+    def _data_lines(self) -> list[str]:
         density = self.nnz / max(self.n_spots, 1)
         by = f" by obs[{self.slice_key!r}]" if self.slice_key else ""
+        several = "s" if len(self.slices) != 1 else ""
+        width = max((len(info.name) for info in self.slices), default=0)
+        digits = len(f"{max((info.n_spots for info in self.slices), default=0):,}")
         lines = [
-            f"{self.name}: {self.n_spots} spots, {self.n_genes} genes, {len(self.slices)} slices{by}, "
-            f"{density:.0f} stored counts a spot ({format_bytes(self.counts_bytes)})"
+            self.name,
+            f"  {self.n_spots:,} spots, {self.n_genes:,} genes, {len(self.slices):,} slice{several}{by}; "
+            f"{density:,.0f} stored counts a spot, {format_bytes(self.counts_bytes)} when read",
         ]
-        lines += [f"  slice {s.name}: {s.n_spots} spots of table {s.table}" for s in self.slices]
-        lines += [f"  {table}: {self.counts[table]}, {where}" for table, where in self.coordinates.items()]
+        for info in self.slices:
+            table = "" if info.table == info.name else f"  in table {info.table}"
+            lines.append(f"    {info.name:<{width}}  {info.n_spots:>{digits},} spots{table}")
+        where = {name: f"{self.counts[name]}; {place}" for name, place in self.coordinates.items()}
+        return lines + [f"  {text}{_tables(names)}" for text, names in _grouped(where, self._wording).items()]
+
+    def _wording(self, table: str, text: str) -> str:
+        """Leave the table's name out of what is the same for all."""
+        return text.replace(f" of table {table!r}", "")
+
+    def _result_lines(self) -> list[str]:
         if not self.results:
-            lines.append("no results")
-        for table, results in self.results.items():
-            for key, groups in results.items():
-                names = [f"{group}[{name!r}]" for group, keys in groups.items() for name in keys]
-                lines.append(f"result {key} in table {table}: {', '.join(names) or 'uns only'}")
+            return [
+                "no results",
+                f"  make some: atlasnmf fit MODEL {self.name}   (models: atlasnmf fit --help)",
+            ]
+        said = {
+            (table, key): ", ".join(f"{group}[{name!r}]" for group, names in groups.items() for name in names)
+            for table, results in self.results.items()
+            for key, groups in results.items()
+        }
+        lines = ["results"]
+        for key in dict.fromkeys(key for _, key in said):
+            own = {table: text or "uns only" for (table, name), text in said.items() if name == key}
+            for text, names in _grouped(own, lambda _, text: text).items():
+                lines.append(f"  {key}: {text}{_tables(names)}")
+        return [*lines, f"  look at them: atlasnmf report {self.name} -o report.html"]
+
+    def _working_lines(self) -> list[str]:
         if self.working_path is None:
-            return [*lines, "no working copy"]
+            return ["no working copy"]
         total = format_bytes(sum(self.working_bytes.values()))
-        lines.append(f"working copy {self.working_path}: {total}")
-        lines += [
-            f"  {stage.name}: {stage.status}, {stage.seconds:.1f} s, {stage.when}" for stage in self.stages
-        ]
+        lines = [f"working copy {self.working_path}: {total}"]
+        width = max((len(stage.name) for stage in self.stages), default=0)
+        for stage in self.stages:
+            when = stage.when[:16].replace("T", " ")
+            lines.append(
+                f"  {stage.name:<{width}}  {stage.status}  {stage.seconds:>8,.1f} s  {when}".rstrip()
+            )
         if self.interrupted:
             lines.append(f"an interrupted fit of {self.interrupted} can go on: atlasnmf resume {self.name}")
         return lines
+
+
+def _grouped(said: Mapping[str, str], wording: Callable[[str, str], str]) -> dict[str, list[str]]:
+    """Return what is said of tables, each text once with the tables it is true of."""
+    groups: dict[str, list[str]] = {}
+    for table, text in said.items():
+        groups.setdefault(wording(table, text), []).append(table)
+    return groups
+
+
+def _tables(names: Sequence[str]) -> str:
+    """Name one table, or count them.
+
+    Examples
+    --------
+    >>> _tables(["slice_1"]), _tables(["slice_1", "slice_2"])
+    ('  (slice_1)', '  (2 tables)')
+    """
+    return f"  ({names[0]})" if len(names) == 1 else f"  ({len(names):,} tables)"
 
 
 def find_results(table: TableHandle) -> dict[str, dict[str, list[str]]]:

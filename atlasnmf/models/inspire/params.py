@@ -12,6 +12,7 @@ from atlasnmf.schema import Needs
 
 __all__ = [
     "CLASS_NAME",
+    "EXAMPLE",
     "FACTOR_LADDER",
     "GAT_SPOTS",
     "LATENT",
@@ -27,6 +28,7 @@ __all__ = [
 
 SUMMARY = "Integrate slices into one embedding and one set of non-negative spatial factors (INSPIRE)."
 CLASS_NAME = "Inspire"
+EXAMPLE = "--n-factors 20 --memory-budget 4GB"
 RESULTS = {
     "obsm": ("X_inspire", "inspire_factors", "inspire_discriminator"),
     "varm": ("inspire_loadings",),

@@ -12,6 +12,7 @@ from atlasnmf.schema import Needs, PairNeeds
 
 __all__ = [
     "CLASS_NAME",
+    "EXAMPLE",
     "FACTOR_LADDER",
     "PRESETS",
     "RESULTS",
@@ -24,6 +25,7 @@ __all__ = [
 
 SUMMARY = "Impute a targeted panel and deconvolve a coarse slice of the same tissue (SIID)."
 CLASS_NAME = "Siid"
+EXAMPLE = "--fine xenium --coarse visium --n-factors 20 --holdout 0.1"
 RESULTS = {
     "obsm": ("siid_factors", "siid_proportions"),
     "varm": ("siid_loadings",),

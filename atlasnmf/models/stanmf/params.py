@@ -14,6 +14,7 @@ from atlasnmf.schema import Needs
 
 __all__ = [
     "CLASS_NAME",
+    "EXAMPLE",
     "PRESETS",
     "RESULTS",
     "SUMMARY",
@@ -26,6 +27,7 @@ __all__ = [
 
 SUMMARY = "Find the stable rank of an atlas and its principal patterns (staNMF)."
 CLASS_NAME = "StaNMF"
+EXAMPLE = "--ranks 8-30 --replicates 20 --memory-budget 4GB"
 RESULTS = {"obsm": ("stanmf_patterns",), "varm": ("stanmf_coefficients",)}
 
 
