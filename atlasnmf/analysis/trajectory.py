@@ -99,6 +99,7 @@ def trajectory(
     n_sample: int = 20_000,
     n_neighbors: int = 15,
     n_components: int = 10,
+    kernel: str = "umap",
     key_added: str = "trajectory",
     overwrite: bool = False,
     random_state: int = 0,
@@ -125,6 +126,8 @@ def trajectory(
         Neighbours of a spot.
     n_components
         Diffusion components.
+    kernel
+        How scanpy weighs edges: ``"umap"`` or ``"gauss"``, the one of the first diffusion pseudotime.
     key_added
         Start of the obs column ``<key_added>_pseudotime``, and the uns entry: ``groups``, ``connectivities``,
         ``mean_pseudotime``, ``order`` (the groups by it).
@@ -151,6 +154,8 @@ def trajectory(
     """
     if min(n_neighbors, n_components, n_sample) < 3:
         raise BadOption("a trajectory needs at least 3 neighbours, components and spots")
+    if kernel not in ("umap", "gauss"):
+        raise BadOption(f"no kernel {kernel!r} for a trajectory; choose umap or gauss")
     rows = stored_rows(atlas, key)
     column = f"{key_added}_pseudotime"
     refuse_existing(rows.atlas, obs=[column], uns=[key_added], overwrite=overwrite)
@@ -167,7 +172,7 @@ def trajectory(
         )
     points, codes = rows.take(drawn), labels.codes[drawn]
     first = None if root is None else labels.names.index(root)
-    sampled, graph = _pseudotime(points, codes, first, n_neighbors, n_components, random_state)
+    sampled, graph = _pseudotime(points, codes, first, n_neighbors, n_components, kernel, random_state)
     everywhere = np.full(rows.atlas.n_spots, np.nan, np.float32)
     everywhere[rows.spots] = _carried(rows, points, sampled)
     found = Trajectory(
@@ -177,7 +182,13 @@ def trajectory(
         _means(everywhere[rows.spots], labels),
         len(drawn),
     )
-    _write(rows, found, key_added, {"key": key, "groups_key": groups, "root": root or "extreme"}, overwrite)
+    _write(
+        rows,
+        found,
+        key_added,
+        {"key": key, "groups_key": groups, "root": root or "extreme", "kernel": kernel},
+        overwrite,
+    )
     return found
 
 
@@ -187,6 +198,7 @@ def _pseudotime(
     root: int | None,
     n_neighbors: int,
     n_components: int,
+    kernel: str,
     random_state: int,
 ) -> tuple[np.ndarray, Any]:
     """Run scanpy on the sample; return pseudotime and the graph of neighbours."""
@@ -200,7 +212,7 @@ def _pseudotime(
     with warnings.catch_warnings():
         # what scanpy and umap say of themselves
         warnings.simplefilter("ignore")
-        sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
+        sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", method=kernel, random_state=seed)
         sc.tl.diffmap(adata, n_comps=n_components + 1, random_state=seed)
     time = diffusion_pseudotime(
         adata.obsm["X_diffmap"],

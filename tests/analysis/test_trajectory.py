@@ -22,7 +22,7 @@ pytest.importorskip("scanpy")
 
 
 def test_pseudotime_follows_the_depth(small):
-    found = tl.trajectory(str(small), groups="region", root="r0")
+    found = tl.trajectory(str(small), groups="region", root="r0", kernel="gauss")
     sdata = spatialdata.read_zarr(small)
     for name in ("slice_1", "slice_2"):
         table = sdata.tables[name]
@@ -38,15 +38,17 @@ def test_pseudotime_follows_the_depth(small):
 
 
 def test_a_sample_carries_to_all(small):
-    whole = tl.trajectory(str(small), groups="region", root="r2", key_added="whole")
-    part = tl.trajectory(str(small), groups="region", root="r2", n_sample=150, key_added="part")
+    whole = tl.trajectory(str(small), groups="region", root="r2", kernel="gauss", key_added="whole")
+    part = tl.trajectory(
+        str(small), groups="region", root="r2", kernel="gauss", n_sample=150, key_added="part"
+    )
     assert part.n_sample == 150
     assert np.isfinite(part.pseudotime).all()
     assert spearmanr(whole.pseudotime, part.pseudotime)[0] > 0.97
 
 
 def test_an_end_is_found_without_a_root(small):
-    found = tl.trajectory(str(small), groups="region", key_added="free")
+    found = tl.trajectory(str(small), groups="region", kernel="gauss", key_added="free")
     depth = np.concatenate([t.obsm("spatial")[:, 1] for t in open_atlas(small).tables])
     assert abs(spearmanr(found.pseudotime, depth)[0]) > 0.8
 
@@ -77,7 +79,7 @@ def test_pseudotime_is_scanpys_where_scanpy_keeps_all_components():
     adata = anndata.AnnData(np.ones((200, 1)), obsm={"X": points})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sc.pp.neighbors(adata, n_neighbors=12, use_rep="X")
+        sc.pp.neighbors(adata, n_neighbors=12, use_rep="X", method="gauss")
         sc.tl.diffmap(adata, n_comps=8)
         adata.uns["iroot"] = 5
         sc.tl.dpt(adata, n_dcs=8)
@@ -94,7 +96,7 @@ def test_what_cannot_be_reached_has_no_time():
     obs = pd.DataFrame({"side": np.repeat(["a", "b"], 60)}, index=[f"s{i}" for i in range(120)])
     adata = anndata.AnnData(np.ones((120, 1)), obs=obs, obsm={"X_inspire": far})
     adata.obsm["X_inspire"][3] = np.nan
-    found = tl.trajectory(adata, groups="side", root="a", n_neighbors=8)
+    found = tl.trajectory(adata, groups="side", root="a", kernel="gauss", n_neighbors=8)
     assert np.isnan(found.pseudotime[3])
     assert found.connectivities[0, 1] == 0
 
@@ -105,6 +107,7 @@ def test_what_cannot_be_reached_has_no_time():
         ({"groups": "regions"}, BadInput, "did you mean 'region'"),
         ({"groups": "region", "root": "r7"}, BadOption, "there are r0, r1, r2"),
         ({"groups": "region", "key": "X_smoothed_pca"}, BadInput, "tl.baseline"),
+        ({"groups": "region", "kernel": "round"}, BadOption, "umap or gauss"),
         ({"groups": "region", "n_neighbors": 1}, BadOption, "at least 3"),
         ({"groups": "region", "n_sample": 10}, BadInput, "too few"),
     ],
@@ -122,7 +125,7 @@ def test_without_scanpy_the_extra_is_named(untouched, monkeypatch):
 
 def test_one_slice_is_enough():
     table = make_slice(3, 150)
-    found = tl.trajectory(table, groups="region", root="r0")
+    found = tl.trajectory(table, groups="region", root="r0", kernel="gauss")
     assert "trajectory_pseudotime" in table.obs
     assert found.n_sample == 150
 
