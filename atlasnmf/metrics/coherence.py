@@ -69,7 +69,15 @@ def cooccurrence(counts: Csr, genes: np.ndarray) -> CoOccurrence:
 
 
 def add_cooccurrence(left: CoOccurrence, right: CoOccurrence) -> CoOccurrence:
-    """Add the counts of two tiles of the same genes."""
+    """Add the counts of two tiles of the same genes.
+
+    Examples
+    --------
+    >>> tile = Csr(np.array([0, 2, 3]), np.array([0, 2, 2]), np.array([1, 5, 1]), 3)
+    >>> counted = cooccurrence(tile, [0, 2])
+    >>> add_cooccurrence(counted, counted).together.tolist()
+    [[2, 2], [2, 4]]
+    """
     if not np.array_equal(left.genes, right.genes):
         raise BadInput(
             "co-occurrences of different genes cannot be added; count the same genes in every tile"

@@ -71,6 +71,14 @@ def welch_test(inside: GroupSums, outside: GroupSums) -> tuple[np.ndarray, np.nd
     References
     ----------
     Welch, Biometrika 34 (1947).
+
+    Examples
+    --------
+    >>> values = np.array([1.0, 2.0, 3.0]), np.array([6.0, 7.0, 9.0])
+    >>> low, high = (GroupSums(*(np.array([float(x)]) for x in (3, v.sum(), v @ v, 3))) for v in values)
+    >>> score, p = welch_test(high, low)
+    >>> round(float(score[0]), 3), round(float(p[0]), 4)
+    (5.06, 0.0106)
     """
     from scipy.stats import t as student
 
@@ -100,6 +108,13 @@ def rank_sum_from_histograms(
         Normal deviate with ties corrected, two-sided p value, and chance that a value of the group is above
         one of the others (ties half), each of shape (..., n_groups); NaN where one side is empty or nothing
         varies.
+
+    Examples
+    --------
+    >>> counts = np.array([[8, 2, 0], [1, 3, 6]])  # two groups, three values
+    >>> score, p, auc = rank_sum_from_histograms(counts)
+    >>> auc.round(3).tolist()
+    [0.09, 0.91]
     """
     from scipy.stats import norm
 

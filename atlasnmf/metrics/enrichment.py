@@ -121,6 +121,13 @@ def preranked_gsea(
     Random sets are drawn once for each size that occurs and are the same in all rankings, which differ in
     weights alone: O(K n_permutations sum of distinct sizes), independent of the number of sets. Subramanian
     et al., PNAS 102 (2005), exponent 1; Korotkevich et al., "Fast gene set enrichment analysis" (2016).
+
+    Examples
+    --------
+    >>> ranking = np.arange(10.0, 0.0, -1.0)[:, None]  # gene 0 is ranked first
+    >>> found = preranked_gsea(ranking, np.array([0, 1, 8, 9]), np.array([0, 2, 4]), n_permutations=50)
+    >>> found.score.round(2).tolist()
+    [[1.0, -1.0]]
     """
     n_genes, n_rankings = statistics.shape
     order = np.argsort(-statistics, axis=0, kind="stable")

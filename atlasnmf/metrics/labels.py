@@ -110,6 +110,11 @@ def homogeneity(labels_true: Any, labels_pred: Any) -> float:
 
     Spots with a missing label on either side are left out. Parameters and errors as
     :func:`adjusted_rand`.
+
+    Examples
+    --------
+    >>> round(homogeneity(["a", "a", "b", "b"], [0, 0, 1, 2]), 3)
+    1.0
     """
     from sklearn.metrics import homogeneity_score
 
@@ -121,6 +126,11 @@ def completeness(labels_true: Any, labels_pred: Any) -> float:
 
     Spots with a missing label on either side are left out. Parameters and errors as
     :func:`adjusted_rand`.
+
+    Examples
+    --------
+    >>> round(completeness(["a", "a", "b", "b"], [0, 0, 1, 2]), 3)
+    0.667
     """
     from sklearn.metrics import completeness_score
 
@@ -133,6 +143,11 @@ def v_measure(labels_true: Any, labels_pred: Any) -> float:
     References
     ----------
     Rosenberg and Hirschberg, "V-measure", EMNLP-CoNLL (2007).
+
+    Examples
+    --------
+    >>> round(v_measure(["a", "a", "b", "b"], [0, 0, 1, 2]), 3)
+    0.8
     """
     from sklearn.metrics import v_measure_score
 

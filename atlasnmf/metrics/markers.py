@@ -68,7 +68,13 @@ def marker_genes(coefficients: np.ndarray) -> Markers:
 
 
 def genes_per_pattern(coefficients: np.ndarray) -> np.ndarray:
-    """Count the genes each pattern is the main one of, int64, shape (K,)."""
+    """Count the genes each pattern is the main one of, int64, shape (K,).
+
+    Examples
+    --------
+    >>> genes_per_pattern(np.array([[3.0, 1.0], [0.0, 2.0], [0.0, 4.0]])).tolist()
+    [1, 2]
+    """
     markers = marker_genes(coefficients)
     return np.bincount(markers.pattern[markers.pattern >= 0], minlength=np.shape(coefficients)[1])
 
@@ -120,6 +126,13 @@ def reconstruction_similarity(
     Notes
     -----
     O(m K^2 + m^2 K): ``corr(D a, D b) = a' C b / sqrt(a' C a  b' C b)`` with C the centred Gram matrix.
+
+    Examples
+    --------
+    >>> patterns = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 2.0]])
+    >>> sums = patterns.T @ patterns, patterns.sum(axis=0)
+    >>> reconstruction_similarity(np.eye(2), *sums, 3).round(3).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     loadings = np.asarray(coefficients, np.float64)
     centred = gram - np.outer(sums, sums) / n_spots

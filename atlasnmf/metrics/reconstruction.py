@@ -68,6 +68,13 @@ def reconstruction_sums(values: Any, patterns: np.ndarray) -> ReconstructionSums
     Notes
     -----
     O(nnz K + n K^2), in float64.
+
+    Examples
+    --------
+    >>> patterns = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> sums = reconstruction_sums(np.array([[2.0], [4.0]]), patterns)
+    >>> sums.n_spots
+    2
     """
     import scipy.sparse
 

@@ -74,6 +74,36 @@ keep(an.pl.region_bubbles("brain.zarr", "stanmf"), "stanmf_regions.png")
 # %% [markdown]
 # ![Patterns and their regions](pictures/stanmf_regions.png)
 #
+# ## Which genes, and how they go together
+#
+# A gene's main pattern is the one that takes the largest share of it. Networks join the most important genes
+# of a pattern whose reconstructions correlate most.
+
+# %%
+an.tl.markers("brain.zarr", "stanmf", overwrite=True)
+an.tl.gene_networks("brain.zarr", "stanmf", n_top=8, overwrite=True)
+keep(an.pl.marker_heatmap("brain.zarr", "stanmf", n_top=4), "stanmf_markers.png")
+keep(an.pl.gene_networks("brain.zarr", "stanmf", patterns=[0, 1], panel_width=2.6), "stanmf_networks.png")
+
+# %% [markdown]
+# ![What genes give to the patterns](pictures/stanmf_markers.png)
+#
+# ![Networks of two patterns](pictures/stanmf_networks.png)
+#
+# ## How good they are
+#
+# How much of each gene is reconstructed, and how smooth the patterns are in space, beside as many patterns by
+# PCA and by clustering.
+
+# %%
+correlation = an.tl.reconstruction("brain.zarr", "stanmf", overwrite=True)
+print(f"correlation of a gene with its reconstruction, median: {correlation.median():.2f}")
+an.tl.comparisons("brain.zarr", "stanmf", overwrite=True)
+for key in ("stanmf", "comparison_pca", "comparison_pca_kmeans"):
+    smoothness = an.tl.morans_i("brain.zarr", key, overwrite=True)
+    print(f"Moran's I of {key}, mean: {smoothness.mean():.2f}")
+
+# %% [markdown]
 # ## Is it right?
 
 # %%
