@@ -42,6 +42,10 @@ def check(atlas: Atlas, request: FitRequest) -> None:
         from atlasnmf.pipeline.pairs import check_pair
 
         check_pair(atlas, request, needs.pair)
+    if needs.frame is not None:
+        from atlasnmf.pipeline.frames import check_frame
+
+        check_frame(atlas, request, needs)
     refuse_few_slices(atlas, needs)
     refuse_existing(atlas, request)
     if request.run.labels is not None and needs.pair is None:

@@ -10,15 +10,16 @@ import numpy as np
 
 from atlasnmf.pipeline.choices import PANEL_GENES, PANEL_SUM, SEQUENCING_SUM
 from atlasnmf.pipeline.preparation import Preparation
-from atlasnmf.schema import AtlasFacts, Frame, FrameNeeds
+from atlasnmf.schema import AtlasFacts, Frame, FrameNeeds, Needs
 from atlasnmf.seeds import rng_for
 
 if TYPE_CHECKING:
     from atlasnmf.features.components import Components
     from atlasnmf.features.registration import Registration
+    from atlasnmf.pipeline.request import FitRequest
     from atlasnmf.store.atlas import Atlas
 
-__all__ = ["FramePreparation", "kinds_of"]
+__all__ = ["FramePreparation", "check_frame", "kinds_of"]
 
 #: Slices measure the same kind of features when at least this share of the smaller set is common.
 _COMMON = 0.5
@@ -56,6 +57,37 @@ def kinds_of(atlas: Atlas, features: str) -> np.ndarray:
             leaders.append(len(kinds))
         kinds.append(like)
     return np.array(kinds)
+
+
+def check_frame(atlas: Atlas, request: FitRequest, needs: Needs) -> None:
+    """Refuse slices that cannot be embedded or compared; reads names, no counts.
+
+    Raises
+    ------
+    BadInput
+        A slice has fewer features than the model needs, or slices said to share features have none in common.
+    BadOption
+        A gene named by an option is in no slice.
+    """
+    from atlasnmf import models
+    from atlasnmf.errors import BadInput
+
+    assert needs.frame is not None
+    for info in atlas.slices:
+        n_features = atlas.table(info.table).n_genes
+        if n_features < needs.min_genes:
+            raise BadInput(
+                f"slice {info.name!r} has {n_features} features and the model needs {needs.min_genes}; "
+                "ask for fewer --heads"
+            )
+    if needs.frame.features == "shared" and atlas.n_slices > 1:
+        names = [set(atlas.table(info.table).var_names().tolist()) for info in atlas.slices]
+        if not set.intersection(*names):
+            raise BadInput(
+                f"the slices of {atlas.name} have no feature in common to share an encoder; "
+                "leave --encoders out, or give each its own (--encoders own)"
+            )
+    models.check(request.model, request.params, atlas.genes, request.run.seed)
 
 
 class FramePreparation(Preparation):

@@ -45,7 +45,7 @@ def naming_tables(params: Options, atlas: AtlasOptions) -> AtlasOptions:
 def with_genes_read(params: Options) -> Options:
     """Put the genes of a file in the place of its name, so that a resume does not need the file."""
     read = {}
-    for name in {"holdout", "impute"} & set(type(params).model_fields):
+    for name in {"denoise", "holdout", "impute"} & set(type(params).model_fields):
         text = getattr(params, name)
         if not text or len(text) > _LONGEST_PATH or not Path(text).is_file():
             continue

@@ -2,10 +2,11 @@
 
 usage: python benchmarks/scale/spatialfuser.py [--sizes 10000,100000,500000] [--budget 8GB] [--keep]
 
-A size is the spots of each of two slices. Prints one JSON object a size: wall and processor seconds of the fit
-(prepare included, which a second line would skip), by stage, and the peak memory of the process. Steps of whole
-slices cost in proportion to the spots; steps of tiles do not, so the cost of an epoch (every spot once) is given
-beside that of the fit.
+A size is the spots of each of two slices. Prints one JSON object a size: wall and processor seconds of the
+fit
+with prepare, by stage, and the peak memory of the process. Steps of whole
+slices cost in proportion to the spots; steps of tiles do not: the steps of an epoch (every spot once) are
+given too.
 """
 
 from __future__ import annotations

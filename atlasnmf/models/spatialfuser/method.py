@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from atlasnmf.models.spatialfuser.params import Params
+from atlasnmf.models.spatialfuser.params import Params, wanted_genes
 from atlasnmf.models.spatialfuser.training import FuserMethod, State
 from atlasnmf.schema import AtlasFacts, Result, SliceBatch, SpotPairs
 
@@ -43,14 +43,42 @@ class Model:
         -------
         dict
             ``X_spatialfuser``, shape (n, d), in a space all slices share; ``spatialfuser_aligned``, positions
-            in a frame all slices share, shape (n, 2 or 3), in the unit of the first slice's coordinates.
+            in a frame all slices share, shape (n, 2 or 3), in the unit of the first slice's coordinates; and
+            where genes were asked for ``spatialfuser_denoised``, their log counts as the autoencoder gives
+            them back, shape (n, number of genes), NaN for genes that the slice's kind of features lacks.
         """
         core = batch.rows[: batch.n_core]
         rows = core - self.method.offsets[batch.slice_index]
         embedding = state.embedding[batch.slice_index].cpu().numpy()[rows]
         assert self.facts.frame is not None
         aligned = self.facts.frame.positions[core].astype(np.float32)
-        return {"X_spatialfuser": embedding, "spatialfuser_aligned": aligned}
+        found = {"X_spatialfuser": embedding, "spatialfuser_aligned": aligned}
+        genes = wanted_genes(self.params, self.facts.genes)
+        if genes:
+            found["spatialfuser_denoised"] = self._denoised(state, batch, genes)
+        return found
+
+    @torch.no_grad()
+    def _denoised(self, state: State, batch: SliceBatch, genes: tuple[str, ...]) -> np.ndarray:
+        """Return what the decoder makes of the core spots, as log counts of some genes."""
+        place = {gene: at for at, gene in enumerate(self.facts.genes)}
+        columns = np.array([place[gene] for gene in genes])
+        s = batch.slice_index
+        decoded = self.method.decoded(state, batch).cpu().numpy()
+        out = np.full((len(decoded), len(genes)), np.nan, np.float32)
+        measured = self.facts.gene_mask[s, columns]
+        if self.params.features == "genes":
+            own = np.searchsorted(self.method.genes[s], columns[measured])
+            out[:, measured] = decoded[:, own]
+            return out
+        assert self.facts.components is not None
+        assert self.facts.centres is not None
+        loadings = self.facts.components.reshape(-1, *self.facts.components.shape[-2:])
+        own = self.method.genes[s]
+        back = np.linalg.pinv(loadings[self.method.kinds[s]][own, : decoded.shape[1]])
+        at = np.searchsorted(own, columns[measured])
+        out[:, measured] = decoded @ back[:, at] + self.facts.centres[s, columns[measured]]
+        return out
 
     def result(self, state: State) -> Result:
         """Return the matches of all links, how they came to be, and what was left unmatched."""
@@ -92,6 +120,7 @@ class Model:
         uns: dict[str, Any] = {
             "links": {str(number): record for number, record in enumerate(found)},
             "frame": self.facts.frame.record(self.facts.slices),
+            "denoised_genes": list(wanted_genes(self.params, self.facts.genes)),
         }
         return Result(
             uns=uns,

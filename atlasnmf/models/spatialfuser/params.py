@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from atlasnmf.errors import BadOption
 from atlasnmf.options import Options
 from atlasnmf.schema import FrameNeeds, Needs
 
-__all__ = ["CLASS_NAME", "PRESETS", "RESULTS", "SUMMARY", "Params", "needs", "quality_lines"]
+__all__ = [
+    "CLASS_NAME",
+    "OWN_COMPONENTS",
+    "PRESETS",
+    "RESULTS",
+    "SUMMARY",
+    "Params",
+    "check",
+    "needs",
+    "quality_lines",
+    "wanted_genes",
+]
 
 SUMMARY = "Embed slices by graph attention, match their spots by transport and fuse them (SpatialFuser)."
 CLASS_NAME = "SpatialFuser"
 RESULTS = {
-    "obsm": ("X_spatialfuser", "spatialfuser_aligned"),
+    "obsm": ("X_spatialfuser", "spatialfuser_aligned", "spatialfuser_denoised"),
     "tables": ("spatialfuser_matches",),
 }
 
@@ -76,6 +89,9 @@ class Params(Options):
     margin: float = Field(1.0, gt=0, description="Margin of the triplets.")
     reconstruction_weight: float = Field(1.0, ge=0, description="Weight of the reconstruction while fusing.")
     direction_weight: float = Field(0.1, ge=0, description="Weight of the common direction of embeddings.")
+    denoise: str | None = Field(
+        None, description="Write denoised log counts of these genes: all, a comma list, or a file of names."
+    )
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
 
@@ -120,6 +136,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         "own_weight": 0.0,
     },
 }
+
+
+def check(params: Params, genes: tuple[str, ...], seed: int) -> None:
+    """Refuse genes to denoise that the slices do not have; raises BadOption."""
+    wanted_genes(params, genes)
+
+
+def wanted_genes(params: Params, genes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the genes to denoise, in the order they were asked for; raises BadOption for an unknown one."""
+    if params.denoise is None:
+        return ()
+    if params.denoise == "all":
+        return genes
+    wanted = tuple(name.strip() for name in params.denoise.split(",") if name.strip())
+    for name in wanted:
+        if name not in genes:
+            near = get_close_matches(name, genes, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise BadOption(f"--denoise: {name!r} is no gene of the fit{meant}")
+    return wanted
 
 
 def needs(params: Params, n_spots: int) -> Needs:

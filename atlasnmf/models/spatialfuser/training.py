@@ -25,7 +25,7 @@ from atlasnmf.models.spatialfuser.attention import Edges, cosine_shares
 from atlasnmf.models.spatialfuser.far import far_neighbours
 from atlasnmf.models.spatialfuser.networks import Fuser, Graph, Mcgate
 from atlasnmf.models.spatialfuser.pairs import Links, Pairs
-from atlasnmf.models.spatialfuser.params import Params
+from atlasnmf.models.spatialfuser.params import Params, wanted_genes
 from atlasnmf.schema import AtlasFacts, Csr, SliceBatch
 from atlasnmf.seeds import rng_for, seed_for
 from atlasnmf.train.torch_state import pack_torch, unpack_torch
@@ -127,6 +127,7 @@ class FuserMethod:
         self.offsets = np.concatenate([[0], np.cumsum(facts.n_spots)]).astype(np.int64)
         self.links = Links.of(params, facts, seed)
         self.genes = [np.flatnonzero(mask) for mask in facts.gene_mask]
+        wanted_genes(params, facts.genes)  # refused before anything is trained
         self.fuse_steps = params.fuse_steps if facts.n_slices > 1 else 0
         self.kinds = np.zeros(facts.n_slices, np.int64) if facts.kinds is None else facts.kinds
         self._kept: dict[int, tuple[SliceBatch, Inputs]] = {}
@@ -445,6 +446,16 @@ class FuserMethod:
                 state.embedding = [torch.from_numpy(rows).to(self.device) for rows in projected]
             state.finished = True
         return {"embedded": float(np.mean([counted.mean() for counted in state.counted]))}
+
+    @torch.no_grad()
+    def decoded(self, state: State, batch: SliceBatch) -> Tensor:
+        """Return the features of the core spots as the trained autoencoder gives them back."""
+        state.net.eval()
+        inputs = self.inputs(batch)
+        _, found = state.net.of(inputs.slice_index)(inputs.rows, self._graph(state, inputs))
+        if self.params.features == "scores":
+            found = found * self._unit(inputs.slice_index)
+        return found
 
     # -- saving ---------------------------------------------------------------------------------------------
 
