@@ -358,6 +358,13 @@ def usages_table(
         There is no such result.
     BadOption
         There is such a table.
+
+    Examples
+    --------
+    >>> import anndata
+    >>> adata = anndata.AnnData(np.ones((2, 1)), obsm={"inspire_factors": np.array([[0.9, 0.1], [0.2, 0.8]])})
+    >>> adata.uns[usages_table(adata)].columns.tolist()
+    ['factor_0', 'factor_1']
     """
     import pandas as pd
 

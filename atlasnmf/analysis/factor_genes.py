@@ -147,6 +147,16 @@ def marker_ranks(
     ------
     BadInput
         There is no such result, or no gene of the sets is in it.
+
+    Examples
+    --------
+    >>> import anndata
+    >>> loadings = np.array([[0.7, 0.1], [0.2, 0.4], [0.1, 0.5]])
+    >>> adata = anndata.AnnData(np.ones((4, 3)), varm={"inspire_loadings": loadings})
+    >>> adata.obsm["inspire_factors"] = np.full((4, 2), 0.5)
+    >>> found = marker_ranks(adata, {"late": ["1", "2"]})
+    >>> found[["factor", "best_gene", "auc"]].to_numpy().tolist()
+    [[1, '2', 1.0], [0, '1', 0.0]]
     """
     import pandas as pd
 
@@ -240,6 +250,16 @@ def enrichment(
     -----
     Scores are those of gseapy's ``prerank``; random sets are shared by all sets of a size and all factors,
     which is what makes thousands of sets quick.
+
+    Examples
+    --------
+    >>> import anndata
+    >>> loadings = np.array([[0.7, 0.1], [0.2, 0.4], [0.1, 0.5]])
+    >>> adata = anndata.AnnData(np.ones((4, 3)), varm={"inspire_loadings": loadings})
+    >>> adata.obsm["inspire_factors"] = np.full((4, 2), 0.5)
+    >>> found = enrichment(adata, {"late": ["1", "2"]}, min_genes=1, n_top=2, n_permutations=50)
+    >>> found[["factor", "gene_set", "n_common", "genes"]].to_numpy().tolist()
+    [[0, 'late', 0, ''], [1, 'late', 2, '1,2']]
     """
     if method not in ("over_representation", "gsea", "both"):
         raise BadOption(f"no method {method!r} of enrichment; choose over_representation, gsea or both")

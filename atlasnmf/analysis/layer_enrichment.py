@@ -66,6 +66,15 @@ def layer_enrichment(
     Notes
     -----
     O(K n log n), one factor at a time.
+
+    Examples
+    --------
+    >>> import anndata, pandas as pd
+    >>> obs = pd.DataFrame({"domains": ["a"] * 5 + ["b"] * 5}, index=[f"spot{i}" for i in range(10)])
+    >>> adata = anndata.AnnData(np.ones((10, 1)), obs=obs)
+    >>> adata.obsm["inspire_factors"] = np.repeat([[0.9, 0.1], [0.2, 0.8]], 5, axis=0)
+    >>> layer_enrichment(adata).drop_duplicates("factor")[["factor", "layer", "effect"]].to_numpy().tolist()
+    [[0, 'a', 1.0], [1, 'b', 1.0]]
     """
     import pandas as pd
 

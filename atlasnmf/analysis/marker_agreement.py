@@ -98,6 +98,15 @@ def marker_auc(
     Notes
     -----
     The values of the markers alone are held, 4 bytes a spot and gene.
+
+    Examples
+    --------
+    >>> import anndata, pandas as pd
+    >>> obs = pd.DataFrame({"domains": ["a"] * 5 + ["b"] * 5}, index=[f"spot{i}" for i in range(10)])
+    >>> adata = anndata.AnnData(np.repeat([[9.0, 1.0], [1.0, 9.0]], 5, axis=0), obs=obs)
+    >>> adata.layers["smooth"] = adata.X[::-1].copy()
+    >>> marker_auc(adata, "domains", {"a": ["0"]}, after="smooth").to_numpy().tolist()
+    [['a', '0', 1.0, 0.0]]
     """
     import pandas as pd
 
@@ -164,6 +173,15 @@ def purity_coverage(
     References
     ----------
     SpatialFuser, "Purity-Coverage analysis".
+
+    Examples
+    --------
+    >>> import anndata, pandas as pd
+    >>> obs = pd.DataFrame({"domains": ["a"] * 5 + ["b"] * 5}, index=[f"spot{i}" for i in range(10)])
+    >>> counts = np.repeat([[9.0, 1.0], [1.0, 9.0]], 5, axis=0)
+    >>> found = purity_coverage(anndata.AnnData(counts, obs=obs), "domains", {"a": ["0"]}, quantiles=[0.4])
+    >>> found.to_numpy().tolist()
+    [['a', 0.4, 1.0, 1.0]]
     """
     import pandas as pd
 

@@ -182,3 +182,16 @@ def test_moran_of_noise_is_not_significant():
 def test_what_cannot_be_done_is_said_and_leaves_the_store(untouched, call, error, words):
     with pytest.raises(error, match=words):
         call(str(untouched))
+
+
+def test_labels_no_spot_has_are_left_out():
+    table = make_slice(6, 90)
+    table.obs["region"] = table.obs["region"].cat.add_categories(["empty"])
+    assert set(tl.differential(table, "region")["group"]) == {"r0", "r1", "r2"}
+    assert list(tl.proportions(table, "region").columns) == ["r0", "r1", "r2"]
+    assert set(tl.layer_enrichment(table, "region")["label"]) == {"r0", "r1", "r2"}
+    table.obs["one"] = pd.Categorical(["all"] * 90, categories=["all", "empty"])
+    with pytest.raises(BadInput, match="fewer than two"):
+        tl.differential(table, "one")
+    with pytest.raises(BadInput, match="fewer than two"):
+        tl.layer_enrichment(table, "one")
