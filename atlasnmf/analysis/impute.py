@@ -109,7 +109,7 @@ def impute(
     *,
     target: str | Sequence[str] | None = None,
     source: str | Sequence[str] | None = None,
-    n_neighbors: int = 30,
+    n_neighbors: int = 60,
     n_sample: int = 100_000,
     hidden: int | Sequence[str] = 50,
     rival: str | None = "X_smoothed_pca",
