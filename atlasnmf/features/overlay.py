@@ -32,6 +32,7 @@ def overlay_starts(
     *,
     reflection: bool,
     n_starts: int = 6,
+    are_vectors: bool = False,
 ) -> list[Start]:
     """Find the turns and shifts at which the images of two slices agree.
 
@@ -44,6 +45,8 @@ def overlay_starts(
         the number of points.
     reflection
         Whether to try the moving slice turned over, too.
+    are_vectors
+        The features are vectors in the plane, which turn with the slice.
     n_starts
         The best of them, each more than 15 degrees from a better one of the same handedness.
 
@@ -66,7 +69,8 @@ def overlay_starts(
     for reflected in (False, True) if reflection else (False,):
         for degrees in np.arange(0.0, 360.0, _STEP):
             turn = turned(degrees, reflected=reflected)
-            laid = _image(turn.apply(arms) / pixel + half, moving_features, shape)
+            shown = moving_features @ turn.rotation.T if are_vectors else moving_features  # type: ignore[operator]
+            laid = _image(turn.apply(arms) / pixel + half, shown, shape)
             score = irfft2((frequencies * np.conj(rfft2(laid))).sum(axis=0), s=shape)
             at = np.array(np.unravel_index(int(score.argmax()), shape))
             value = float(score.max()) / (norm * float(np.sqrt((laid**2).sum())) or 1.0)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 
+from atlasnmf.features.edges import Edge, closest_edges, edge_agreement, find_edge
 from atlasnmf.features.icp import closest_alike, closest_points, consensus_moves, mutual_alike
 from atlasnmf.features.ndt import NormalField, climb
 from atlasnmf.features.overlay import (
@@ -23,6 +24,8 @@ __all__ = ["SEARCHED", "SlicePair", "turned_about"]
 
 #: Points of either slice that the search looks at, and those that a refinement moves.
 SEARCHED, _MOVED = 12_000, 3_000
+#: What the overlap counts beside the edges, where there are no features.
+_OVERLAP = 0.2
 
 
 class SlicePair:
@@ -75,6 +78,11 @@ class SlicePair:
         return fields
 
     @cached_property
+    def edges(self) -> tuple[Edge, Edge]:
+        """Edges of the moving and of the fixed slice."""
+        return find_edge(self.moving, _spacing(self.moving)[0]), find_edge(self.fixed, self.spacing)
+
+    @cached_property
     def units(self) -> tuple[np.ndarray, np.ndarray]:
         """Centred features with rows of length 1."""
         assert self.centred is not None
@@ -89,6 +97,7 @@ class SlicePair:
         if method != "features":
             shown = overlay_starts(self.moving, self.fixed, None, None, reflection=reflection)
             moves += [start.move for start in shown[:4]]
+            moves += self._edge_starts(reflection)
         if method in ("auto", "features") and self.centred is not None:
             shown = overlay_starts(self.moving, self.fixed, *self.centred, reflection=reflection)
             moves += [start.move for start in shown[:4]]
@@ -102,6 +111,21 @@ class SlicePair:
                 rng=self.rng,
             )
         return self._apart(moves)
+
+    def _edge_starts(self, reflection: bool) -> list[Rigid]:
+        """Return moves that lay edge on edge: right where the slices share a part of the tissue only."""
+        moving, fixed = self.edges
+        if min(len(moving.points), len(fixed.points)) < 10:
+            return []
+        shown = overlay_starts(
+            moving.points,
+            fixed.points,
+            moving.outward,
+            fixed.outward,
+            reflection=reflection,
+            are_vectors=True,
+        )
+        return [start.move for start in shown[:4]]
 
     def _apart(self, moves: list[Rigid]) -> list[Rigid]:
         """Leave out moves close to an earlier one."""
@@ -126,6 +150,10 @@ class SlicePair:
             found.append(("ndt", move))
         if method in ("auto", "icp"):
             found.append(("icp", self._settled(found[-1][1] if found else self._drawn(start))))
+            extent = float(np.ptp(self.fixed, axis=0).max())
+            reaches = (0.1 * extent, 0.05 * extent, 8 * self.spacing, 4 * self.spacing)
+            laid = closest_edges(*self.edges, start, reaches=reaches)
+            found += [("icp", laid), ("icp", self._settled(laid))]
         if method in ("auto", "features") and self.centred is not None:
             reaches = tuple(self.spacing * np.array([16, 12, 8, 6, 6, 6, 6]))
             units = self.units[0][self.few], self.units[1]
@@ -179,7 +207,9 @@ class SlicePair:
         if not self.is_grid:
             excess = max(0.0, shared_excess(moved[self.few], self.full_tree, self.full_spacing))
         if self.centred is None:
-            return overlap_agreement(moved, self.fixed, self._pixel) + excess
+            overlap = overlap_agreement(moved, self.fixed, self._pixel)
+            edges = edge_agreement(*self.edges, move)
+            return _OVERLAP * overlap + (1 - _OVERLAP) * edges + excess
         return self._alike(moved[self.few], self.centred[0][self.few]) + excess
 
     @property
@@ -191,6 +221,9 @@ class SlicePair:
         rival = max(rival, 0.0)
         # two outlines always agree somewhat, and so do a few noisy features: the gain must be of some size
         gain = (worth - rival) / max(self._ceiling - rival, 0.2)
+        if self.centred is None:
+            # a shape that fits poorly, but better than any other turn, is still a poor fit
+            gain *= min(1.0, max(worth, 0.0) / self._ceiling)
         return float(np.clip(gain, 0.0, 1.0))
 
     @cached_property
@@ -200,7 +233,9 @@ class SlicePair:
             order = self.rng.permutation(len(self.fixed))
             halves = np.array_split(self.fixed[order], 2)
             share = overlap_agreement(halves[0], halves[1], self._pixel)
-            return 2 * share / (1 + share)
+            one, other = (find_edge(half, _spacing(half)[0]) for half in halves)
+            sharp = edge_agreement(one, other, Rigid.identity())
+            return _OVERLAP * 2 * share / (1 + share) + (1 - _OVERLAP) * sharp
         _, near = self.tree.query(self.fixed, k=min(7, len(self.fixed)))
         own = self.centred[1]
         around = own[near[:, 1:]].mean(axis=1)

@@ -26,6 +26,8 @@ _CONCENTRATION, _DEPTH_SHAPE = 25.0, 6.0
 _GENE_COUNTS, _PROTEIN_COUNTS, _AMBIENT = 0.5, 12.0, 0.3
 #: Share of a pitch by which cells lie off their grid.
 _JITTER = 0.3
+#: Cavities of the tissue, as by vessels and ventricles: what tells one turn from another.
+_HOLES = 6
 _MIN_SPOTS, _BLOCK = 200, 8_192
 
 
@@ -183,7 +185,7 @@ def plan_omics(
     --------
     >>> omics = plan_omics(n_spots=1000, n_genes=100, n_proteins=20, n_factors=6, difficulty="easy")
     >>> len(omics.rna.true_positions), len(omics.protein.names)
-    (1006, 20)
+    (1004, 20)
     """
     given = {
         "feature_overlap": feature_overlap,
@@ -209,13 +211,14 @@ def plan_omics(
         for p, (gene, shared) in enumerate(zip(encoded_by, named, strict=True))
     ]
     outline = anatomy.sections[0].outline
-    turn = np.linspace(0, 2 * np.pi, 720, endpoint=False)
-    area = np.pi * float(np.mean(outline_reach(outline, turn) ** 2))
+    holes = _holes(rng_for(seed, "omics", "holes"))
+    # the area of a tissue of radius 1, counted
+    area = len(_places(outline, holes, 1.0, 0.01, rng_for(seed, "omics", "area"))) * 0.01**2
     radius = PITCH_UM * np.sqrt(n_spots / ((1 + hard.overlap) / 2) / area)
     cut = rng_for(seed, "omics", "cut").uniform(0, 2 * np.pi)
     sections = []
     for m, pitch in enumerate((PITCH_UM, PITCH_UM * hard.resolution)):
-        places = _places(outline, radius, pitch, rng_for(seed, "omics", "places", m))
+        places = _places(outline, holes, radius, pitch, rng_for(seed, "omics", "places", m))
         along = places @ np.array([np.cos(cut), np.sin(cut)]) * (1 if m == 0 else -1)
         places = places[along <= np.quantile(along, (1 + hard.overlap) / 2)]
         sections.append((places, pitch))
@@ -321,13 +324,29 @@ def _side_mixture(n_factors: int, seed: int) -> np.ndarray:
     return np.asarray(mixture / mixture.sum(axis=1, keepdims=True))
 
 
-def _places(outline: np.ndarray, radius: float, pitch: float, rng: np.random.Generator) -> np.ndarray:
-    """Lay a jittered grid over the tissue, row by row, micrometres."""
+def _holes(rng: np.random.Generator) -> np.ndarray:
+    """Draw the cavities, ellipses in the body frame: centre, half axes and angle, shape (6, 5)."""
+    turn, far = rng.uniform(0, 2 * np.pi, _HOLES), 0.8 * np.sqrt(rng.uniform(0, 1, _HOLES))
+    axes = rng.uniform(0.04, 0.16, (_HOLES, 2))
+    return np.column_stack([far * np.cos(turn), far * np.sin(turn), axes, rng.uniform(0, np.pi, _HOLES)])
+
+
+def _places(
+    outline: np.ndarray, holes: np.ndarray, radius: float, pitch: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Lay a jittered grid over the tissue but for its cavities, row by row, micrometres."""
     half = np.ceil(1.5 * radius / pitch)
     axis = np.arange(-half, half + 1) * pitch
     places = np.column_stack([np.tile(axis, len(axis)), np.repeat(axis, len(axis))])
     places += rng.uniform(-_JITTER, _JITTER, places.shape) * pitch + rng.uniform(0, pitch, 2)
-    return places[np.linalg.norm(_body(outline, radius, places), axis=1) < 1]
+    body = _body(outline, radius, places)
+    inside = np.linalg.norm(body, axis=1) < 1
+    for x, y, along, across, angle in holes:
+        gaps = body - [x, y]
+        first = gaps @ [np.cos(angle), np.sin(angle)]
+        second = gaps @ [-np.sin(angle), np.cos(angle)]
+        inside &= (first / along) ** 2 + (second / across) ** 2 > 1
+    return places[inside]
 
 
 def _body(outline: np.ndarray, radius: float, places: np.ndarray) -> np.ndarray:
