@@ -5,8 +5,8 @@ usage: python benchmarks/scale/workers.py [--spots 20000] [--genes 1000] [--slic
 
 The first line is the machine; then one JSON line a run; the last is the overhead, what workers take beyond
 one process with as many threads. All forms run in the same processes after a short fit of each, so imports
-and compiling are apart. Time is the median of the times in ``metrics.jsonl``; processor seconds are those of all
-processes, and on a busy machine they are what can be compared.
+and compiling are apart. Time is the median of the times in ``metrics.jsonl``; processor seconds are those of
+all processes, and on a busy machine they are what can be compared.
 """
 
 from __future__ import annotations

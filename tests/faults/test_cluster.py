@@ -190,8 +190,8 @@ def n_workers(cluster: Cluster) -> int:
 def test_disk_full_on_one_worker(cluster, store, whole) -> None:  # type: ignore[no-untyped-def]
     """A worker that may write no file above 40 kB: the fit stops with its name, and resumes elsewhere.
 
-    Of the models, those that train on workers have them write: features, and rank 0 the checkpoint. Workers of
-    passes write nothing.
+    Of the models, those that train on workers have them write: features, and rank 0 the checkpoint. Workers
+    of passes write nothing.
     """
     cluster.stop()
     cluster.processes.clear()
