@@ -15,7 +15,8 @@ from atlasnmf.analysis.spots import StoredRows, stored_labels, stored_rows
 from atlasnmf.analysis.values import gene_values
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.features.icp import closest_alike, consensus_moves
-from atlasnmf.features.rigid import Rigid, fit_rigid
+from atlasnmf.features.overlay import feature_agreement
+from atlasnmf.features.rigid import Rigid, fit_rigid, turned
 from atlasnmf.seeds import rng_for
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
@@ -28,6 +29,8 @@ __all__ = ["Reconstruction3D", "fit_pairs", "mutual_nearest", "reconstruct_3d"]
 
 #: Pairs that a move is guessed from, and spots a slice that the scores are taken on, at most.
 _PAIRS_GUESSED, _SCORED = 6_000, 20_000
+#: Spots whose place is refined, at most twice as many.
+_REFINED = 3_000
 #: Nearest places farther apart than this many spacings are no neighbours: there is tissue on one side only.
 _REACH_SPACINGS = 3.0
 #: Spots whose mean is compared beside single ones.
@@ -322,14 +325,36 @@ def _pairs(
 
 
 def _refined(move: Rigid, places: np.ndarray, moving: _Sample, fixed: _Sample) -> Rigid:
+    """Refine a move on spots alike within reach, then on how the embedding agrees where slices overlap."""
+    from scipy.optimize import minimize
     from scipy.spatial import cKDTree
 
-    few = slice(None, None, max(len(moving[0]) // 3000, 1))
-    tree = cKDTree(places[fixed[0]])
+    few = slice(None, None, max(len(moving[0]) // _REFINED, 1))
+    points, tree = places[moving[0]][few], cKDTree(places[fixed[0]])
     gap = _spacing(tree)
-    units = [_units(moving[1])[few], _units(fixed[1])]
+    own, other = _units(moving[1])[few], _units(fixed[1])
     reaches = tuple(gap * np.array([16.0, 12, 8, 6, 6, 6, 6]))
-    return closest_alike(places[moving[0]][few], tree, units[0], units[1], move, reaches=reaches)
+    starts = [move, closest_alike(points, tree, own, other, move, reaches=reaches)]
+    middle, reach = points.mean(axis=0), float(np.linalg.norm(np.ptp(points, axis=0))) / 4
+    own, other = own - own.mean(axis=0), other - other.mean(axis=0)
+
+    def agreement(tried: Rigid) -> float:
+        return feature_agreement(tried.apply(points), tree, own, other, _REACH_SPACINGS * gap)
+
+    start = max(starts, key=agreement)
+
+    def stepped(step: np.ndarray) -> Rigid:
+        # a turn about the middle of the slice, so that turn and shift do not pull at each other
+        there = start.apply(middle[None])[0]
+        turn = turned(float(np.degrees(step[0] / reach))).compose(Rigid(np.eye(2), -there))
+        return Rigid(np.eye(2), there + step[1:]).compose(turn).compose(start)
+
+    simplex = np.vstack([np.zeros(3), 4 * gap * np.eye(3)])
+    options = {"initial_simplex": simplex, "maxfev": 90, "xatol": 0.05 * gap, "fatol": 1e-6}
+    found = minimize(
+        lambda step: -agreement(stepped(step)), np.zeros(3), method="Nelder-Mead", options=options
+    )
+    return stepped(found.x)
 
 
 def _units(rows: np.ndarray) -> np.ndarray:
