@@ -324,7 +324,7 @@ def registration(
     Returns
     -------
     numpy.ndarray
-        Axes before and after, shape (2,), at one scale.
+        Axes before and after, shape (2,), each with a scale bar.
 
     Raises
     ------
@@ -363,21 +363,19 @@ def registration(
         if len(made) != 2:
             raise BadOption(f"{len(made)} axes given for before and after; pass two")
         both = np.concatenate(rows)
-        spans = [np.ptp(places[both], axis=0) for places in (before, aligned)]
-        half = 0.52 * np.maximum(*spans)
         for axis, places, title in zip(made, (before, aligned), ("as stored", "aligned"), strict=True):
             for own, colour, name in zip(rows, _TWO, chosen, strict=True):
                 size = float(np.clip(6_000 / max(len(own), 1), 0.2, 10.0))
                 axis.scatter(
                     *places[own].T, s=size, color=colour, alpha=0.5, linewidths=0, rasterized=True, label=name
                 )
-            centre = (places[both].min(axis=0) + places[both].max(axis=0)) / 2
-            axis.set_xlim(centre[0] - half[0], centre[0] + half[0])
-            axis.set_ylim(centre[1] + half[1], centre[1] - half[1])
+            low, high = places[both].min(axis=0), places[both].max(axis=0)
+            margin = 0.04 * np.maximum(high - low, 1e-9)
+            axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
+            axis.set_ylim(high[1] + margin[1], low[1] - margin[1])
             axis.set_aspect("equal", adjustable="box")
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.set_axis_off()
             axis.set_title(title)
-        made[0].legend(loc="upper left", markerscale=3)
-        scale_bar(made[0], unit or unit_of(atlas))
+            scale_bar(axis, unit or unit_of(atlas))
+        made[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=3)
     return made

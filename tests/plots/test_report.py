@@ -213,7 +213,10 @@ def test_matches_are_shown_with_what_found_no_partner(tmp_path):
         writer.table("spatialfuser_matches", frame)
         writer.per_spot("spatialfuser_aligned", 2)
         writer.put_spots("spatialfuser_aligned", np.arange(atlas.n_spots), atlas.coordinates())
-        writer.uns("spatialfuser", {"status": "done", "seed": 0, "model": "spatialfuser", "params": {}})
+        links = {"source": ["stage_0"], "target": ["stage_1"], "unmatched": np.array([0.25])}
+        links |= {"n_pairs": np.array([80]), "n_passed": np.array([50])}
+        record = {"status": "done", "seed": 0, "model": "spatialfuser", "params": {}}
+        writer.uns("spatialfuser", record | {"quality": {"links": links}})
         summary = {"slice": ["stage_0"], "label": ["d0"], "unmatched": np.array([0.37])}
         writer.uns("spatialfuser_matches_summary", summary)
     html, page = read_page(write_report(path, tmp_path / "a.html"))
@@ -223,6 +226,7 @@ def test_matches_are_shown_with_what_found_no_partner(tmp_path):
     assert any(alt.startswith("Flow of labels: 50 pairs") for alt in alts)
     assert "Unmatched: stage_0: d0 0.37" in alts
     assert 'href="#spatialfuser"' in html
+    assert "80 pairs, 50 of them above chance; 25% of the spots unmatched" in html
 
 
 @pytest.mark.parametrize("curve", [CURVE, {"ranks": np.array([3]), "rank": 3}])

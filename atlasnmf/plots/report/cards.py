@@ -81,14 +81,14 @@ def cards(
 
 
 def surveys_of(
-    found: Found, columns: dict[str, list[Groups]], *, unit: str, most_pixels: int
+    found: Found, columns: dict[str, list[Groups]], *, most_pixels: int
 ) -> tuple[list[tuple[str, Scene]], list[Survey]]:
     """Read every array of factors once; the first array's tables are also averaged by group."""
     scenes: list[tuple[str, Scene]] = []
     read: list[Survey] = []
     arrays = found.factor_arrays()
     for key, tables in arrays.items():
-        scene = scene_of(found.atlas, tables, unit=unit, most_pixels=most_pixels // len(arrays))
+        scene = scene_of(found.atlas, tables, unit=found.unit, most_pixels=most_pixels // len(arrays))
         groups = [scene.slices, *columns.get(key, [])] if not read else []
         read.append(survey(tables, key, scene.mosaic, scene.place, groups))
         scenes.append((caption_of(key, tables) if len(arrays) > 1 else "", scene))

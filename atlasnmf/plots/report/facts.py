@@ -27,11 +27,12 @@ _MOST_COLUMNS = 6
 
 @dataclass(frozen=True)
 class Found:
-    """One result: its key, what its fit left in ``uns``, and the atlas with the slices the fit saw."""
+    """One result: its key, what its fit left in ``uns``, the atlas with the slices the fit saw, the unit."""
 
     key: str
     record: Mapping[str, Any]
     atlas: Atlas
+    unit: str = ""
 
     @property
     def model(self) -> str:
@@ -59,7 +60,7 @@ class Scene:
     place: np.ndarray
 
 
-def found_results(atlas: Atlas) -> list[Found]:
+def found_results(atlas: Atlas, unit: str = "") -> list[Found]:
     """Find results by what a fit leaves in ``uns``; the first table that has one speaks."""
     from atlasnmf.store.atlas import open_atlas
 
@@ -74,7 +75,7 @@ def found_results(atlas: Atlas) -> list[Found]:
             source = atlas.path or atlas.source
             # One table may hold several slices, by a column that only the fit knew.
             seen = open_atlas(source, slice_key=slice_key) if slice_key in table.obs_columns() else atlas
-            found[key] = Found(key, record, seen)
+            found[key] = Found(key, record, seen, unit)
     return list(found.values())
 
 

@@ -79,10 +79,11 @@ def write_report(
     if out.exists() and not overwrite:
         raise BadOption(f"{out} exists already; name another file or leave out --no-overwrite")
     atlas = open_atlas(str(store))
-    results = found_results(atlas)
+    unit = unit or unit_of(atlas)
+    results = found_results(atlas, unit)
     if not results:
         raise BadInput(f"{store} has no results yet; run: atlasnmf fit inspire {store}")
-    html = _html(atlas, results, str(store), unit or unit_of(atlas))
+    html = _html(atlas, results, str(store), unit)
     scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     scratch.write_text(html, encoding="utf-8")
     scratch.replace(out)
@@ -100,7 +101,7 @@ def _html(atlas: Atlas, results: list[Found], store: str, unit: str) -> str:
         for key, tables in found.factor_arrays().items()
     )
     most_pixels = int(np.clip(_ALL_PIXELS / n_maps, _FEWEST, _MOST))
-    sections = [section_of(found, unit=unit, most_pixels=most_pixels) for found in results]
+    sections = [section_of(found, most_pixels=most_pixels) for found in results]
     # The slices a fit saw may be columns that the tables alone do not tell.
     widest = max((found.atlas for found in results), key=lambda seen: seen.n_slices)
     flat = atlas.coordinates_of(atlas.tables[0]).shape[1] == 2

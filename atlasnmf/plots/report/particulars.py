@@ -170,8 +170,8 @@ def _matched(found: Found) -> list[Figure]:
         "Flow of labels": "Where the labels of one slice go along the pairs: straight bands are agreement.",
     }
     makers: dict[str, Callable[[], Any]] = {
-        "Matches": lambda: plots.matches(atlas, key, color=groups[0] if groups else None),
-        "Registration": lambda: plots.registration(atlas, key),
+        "Matches": lambda: plots.matches(atlas, key, color=groups[0] if groups else None, unit=found.unit),
+        "Registration": lambda: plots.registration(atlas, key, unit=found.unit),
         "Flow of labels": lambda: plots.label_flow(atlas, groups[0], key),
     }
     figures = []

@@ -73,13 +73,13 @@ class Section:
     warnings: tuple[str, ...] = field(default=())
 
 
-def section_of(found: Found, *, unit: str, most_pixels: int) -> Section:
+def section_of(found: Found, *, most_pixels: int) -> Section:
     """Gather what there is to show of one result; arrays of factors are read once."""
     record = found.record
     arrays = found.factor_arrays()
     columns = {key: group_columns(found.atlas, tables) for key, tables in arrays.items()}
     three = found.atlas.coordinates_of(found.atlas.tables[0]).shape[1] == 3
-    scenes, surveys = surveys_of(found, columns, unit=unit, most_pixels=most_pixels)
+    scenes, surveys = surveys_of(found, columns, most_pixels=most_pixels)
     chosen: list[Groups] = columns.get(next(iter(arrays), ""), [])
     made = tuple(cards(found, chosen, scenes, surveys))
     if three and made:
@@ -100,7 +100,7 @@ def section_of(found: Found, *, unit: str, most_pixels: int) -> Section:
         figures=tuple(figures_of(found)),
         cards=made,
         slices=scenes[0][1].slices.names if scenes else (),
-        bars=tuple(_bar(scene.mosaic, unit) for _, scene in scenes),
+        bars=tuple(_bar(scene.mosaic, found.unit) for _, scene in scenes),
         shares=any(key.endswith(("_factors", "_proportions")) for key in arrays),
         command=str(record.get("command", "")),
         params=record.get("params") or {},
@@ -128,6 +128,7 @@ def _facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         rows.append(("Genes fitted", f"{int(np.max(record['n_genes'])):,}"))
     if "seconds" in record:
         rows.append(("Time of the fit", f"{float(record['seconds']):,.0f} s"))
+    rows += _links((record.get("quality") or {}).get("links"))
     history = record.get("history")
     if isinstance(history, Mapping) and len(history.get("loss", ())):
         losses = np.asarray(history["loss"], float)
@@ -137,6 +138,22 @@ def _facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
                 ("Loss, first to last", f"{losses[0]:.4g} to {losses[-1]:.4g} in {len(losses):,} steps")
             )
     return tuple(rows)
+
+
+def _links(links: Any) -> list[tuple[str, str]]:
+    """Say of every pair of slices how many spots were matched; stored as columns."""
+    if not isinstance(links, Mapping) or "n_pairs" not in links:
+        return []
+    names = ("source", "target", "n_pairs", "n_passed", "unmatched")
+    columns = [np.atleast_1d(np.asarray(links[name], dtype=object)) for name in names]
+    return [
+        (
+            f"{source} with {target}",
+            f"{int(n_pairs):,} pairs, {int(n_passed):,} of them above chance; "
+            f"{float(unmatched):.0%} of the spots unmatched",
+        )
+        for source, target, n_pairs, n_passed, unmatched in zip(*columns, strict=True)
+    ]
 
 
 def _quality(record: Mapping[str, Any]) -> tuple[tuple[Quality, ...], str]:
