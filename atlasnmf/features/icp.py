@@ -63,7 +63,7 @@ def closest_alike(
     start: Rigid,
     *,
     reaches: tuple[float, ...],
-    n_near: int = 60,
+    n_near: int = 40,
 ) -> Rigid:
     """Refine a move by ICP on pairs that agree in their features.
 

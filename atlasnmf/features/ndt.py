@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from atlasnmf.features.rigid import Rigid
+from atlasnmf.kernels.cpu.gaussians import field_scores
 
 __all__ = ["NormalField", "climb"]
 
@@ -32,43 +33,41 @@ class NormalField:
 
     def __init__(self, points: np.ndarray, width: float) -> None:
         self.width = width
-        self.lowest = points.min(axis=0) - width
-        self.size = np.ceil((points.max(axis=0) - self.lowest) / width).astype(np.int64) + 2
-        self._grids = [
-            self._grid(points, np.array(offset)) for offset in ((0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5))
-        ]
+        self._lowest = points.min(axis=0) - width
+        size = np.ceil((points.max(axis=0) - self._lowest) / width).astype(np.int64) + 2
+        self._offsets = np.array([[0.0, 0.0], [0.5, 0.0], [0.0, 0.5], [0.5, 0.5]])
+        grids = [self._grid(points, offset, size) for offset in self._offsets]
+        self._means, self._inverses, self._weights = (np.stack(parts) for parts in zip(*grids, strict=True))
 
-    def _cells(self, points: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        places = np.floor((points - self.lowest) / self.width + offset).astype(np.int64)
-        inside = ((places >= 0) & (places < self.size)).all(axis=1)
-        return np.where(inside, places[:, 0] * self.size[1] + places[:, 1], -1)
-
-    def _grid(self, points: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, ...]:
-        cells, n_cells = self._cells(points, offset), int(self.size.prod())
+    def _grid(
+        self, points: np.ndarray, offset: np.ndarray, size: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the centre, the inverse covariance (xx, xy, yy) and the weight of each cell."""
+        places = np.floor((points - self._lowest) / self.width + offset).astype(np.int64)
+        cells, n_cells = places[:, 0] * size[1] + places[:, 1], int(size.prod())
         counts = np.bincount(cells, minlength=n_cells).astype(float)
         sums = np.column_stack([np.bincount(cells, points[:, a], n_cells) for a in (0, 1)])
         means = sums / np.maximum(counts, 1)[:, None]
         gaps = points - means[cells]
-        spread = np.empty((n_cells, 2, 2))
-        for a in (0, 1):
-            for b in (0, 1):
-                spread[:, a, b] = np.bincount(cells, gaps[:, a] * gaps[:, b], n_cells)
-        spread += _PRIOR * self.width**2 / 12 * np.eye(2)
-        spread /= (counts + _PRIOR)[:, None, None]
-        return offset, means, np.linalg.inv(spread), counts / (counts + _PRIOR)
+        spread = [np.bincount(cells, gaps[:, a] * gaps[:, b], n_cells) for a, b in ((0, 0), (0, 1), (1, 1))]
+        prior = _PRIOR * self.width**2 / 12
+        xx, xy, yy = (
+            (part + own) / (counts + _PRIOR) for part, own in zip(spread, (prior, 0, prior), strict=True)
+        )
+        inverses = np.column_stack([yy, -xy, xx]) / (xx * yy - xy**2)[:, None]
+        shape = tuple(size)
+        return (
+            means.reshape(*shape, 2),
+            inverses.reshape(*shape, 3),
+            (counts / (counts + _PRIOR)).reshape(shape),
+        )
 
     def score(self, points: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the mean score of points, 0 to 1, and its slope at each of them, shape (m, 2)."""
-        total, slopes = 0.0, np.zeros_like(points)
-        for offset, means, inverses, weights in self._grids:
-            cells = self._cells(points, offset)
-            weight = np.where(cells >= 0, weights[cells], 0.0)
-            gaps = points - means[cells]
-            pulls = np.einsum("nab,nb->na", inverses[cells], gaps)
-            values = weight * np.exp(-0.5 * (gaps * pulls).sum(axis=1))
-            total += values.sum()
-            slopes -= values[:, None] * pulls
-        share = 1.0 / (len(points) * len(self._grids))
+        total, slopes = field_scores(
+            points, self._lowest, self.width, self._offsets, self._means, self._inverses, self._weights
+        )
+        share = 1.0 / (len(points) * len(self._offsets))
         return total * share, slopes * share
 
 

@@ -18,8 +18,9 @@ __all__ = ["METHODS", "Registration", "register", "register_chain", "stacked"]
 METHODS = ("auto", "icp", "ndt", "features", "none")
 #: Slices whose extents differ by more than this may be in different units.
 _UNITS_DIFFER = 2.5
-#: A score below it is said to be poor; a rival this close to the best is named.
-POOR_SCORE, _CLOSE = 0.2, 0.05
+#: Scores below are said to be poor, with features and from the outline alone (two unlike pieces of tissue may
+#: have much the same outline); a rival this close to the best is named.
+POOR_SCORE, POOR_OUTLINE, _CLOSE = 0.2, 0.3, 0.05
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def register(
     rivals += [(pair.worth(other), other) for other in turned_about(move, fixed.mean(axis=0))]
     score = pair.score(worth[best], max(w for w, _ in rivals))
     rival = max(rivals, key=lambda item: item[0])
-    if score < POOR_SCORE:
+    if score < (POOR_SCORE if features is not None else POOR_OUTLINE):
         notes += (
             f"the slices agree poorly after registration (score {score:.2f}): they may not overlap, or the "
             f"{'tissue' if features else 'outline alone'} may not tell one turn from another",

@@ -101,7 +101,7 @@ class SlicePair:
         if method in ("auto", "features") and self.centred is not None:
             shown = overlay_starts(self.moving, self.fixed, *self.centred, reflection=reflection)
             moves += [start.move for start in shown[:4]]
-            rows, columns = mutual_alike(*self.units)
+            rows, columns = mutual_alike(*(units.astype(np.float32) for units in self.units))
             extent = float(np.ptp(self.fixed, axis=0).max())
             moves += consensus_moves(
                 self.moving[rows],

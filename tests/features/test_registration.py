@@ -93,6 +93,22 @@ def test_the_slope_of_the_field_is_that_of_its_score():
         assert slopes[i, axis] == pytest.approx(numeric, abs=1e-7)
 
 
+def test_the_field_is_the_sum_of_its_cells():
+    points, probe, width = tissue(200), tissue(30, seed=3), 1.7
+    lowest, total = points.min(axis=0) - width, 0.0
+    for offset in (0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5):
+        cells = np.floor((points - lowest) / width + offset)
+        for one in probe:
+            inside = points[(cells == np.floor((one - lowest) / width + offset)).all(axis=1)]
+            n = len(inside)
+            if n:
+                mean = inside.mean(axis=0)
+                spread = (inside - mean).T @ (inside - mean) + 5 * width**2 / 12 * np.eye(2)
+                gap = one - mean
+                total += n / (n + 5) * np.exp(-0.5 * gap @ np.linalg.inv(spread / (n + 5)) @ gap)
+    assert NormalField(points, width).score(probe)[0] == pytest.approx(total / 120, rel=1e-12)
+
+
 def test_a_cell_of_two_points_does_not_score_like_a_full_one():
     rng = np.random.default_rng(0)
     lone = NormalField(np.array([[0.4, 0.4], [0.6, 0.6]]), 1.0)
