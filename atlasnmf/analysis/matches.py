@@ -127,7 +127,9 @@ def match_summary(
     matches
         Table of matched pairs.
     key_added
-        uns key to write, ``<matches>_summary`` by default: the columns of what is returned.
+        uns key to write, ``<matches>_summary`` by default: the columns of what is returned. Beside it the obs
+        column ``<key_added>_status`` says of every spot ``passed``, ``failed`` (in pairs that quality control
+        refused alone) or ``unmatched``: a map of new and lost tissue. Tables without any pair have none.
     overwrite
         Replace an older one.
 
@@ -149,7 +151,7 @@ def match_summary(
 
     found = opened(atlas)
     written = key_added or f"{matches}_summary"
-    refuse_existing(found, uns=[written], overwrite=overwrite)
+    refuse_existing(found, uns=[written], obs=[f"{written}_status"], overwrite=overwrite)
     pairs = stored_matches(found, matches)
     labels = stored_labels(found, label_key)
     slices = found.slice_codes()
@@ -180,9 +182,26 @@ def match_summary(
         )
         rows[-1]["partner"] = labels.names[rows[-1]["partner"]] if rows[-1]["partner"] >= 0 else ""
     frame = pd.DataFrame(rows)
+    status = _status(found, pairs)
     with ResultWriter(found, overwrite=overwrite) as writer:
         writer.uns(written, {name: frame[name].to_numpy() for name in frame} | {"label_key": label_key})
+        writer.obs(f"{written}_status", status)
     return frame
+
+
+def _status(atlas: Atlas, pairs: Matches) -> dict[str, pd.Categorical]:
+    import pandas as pd
+
+    codes = np.full(atlas.n_spots, 2, np.int8)
+    codes[np.concatenate([pairs.source, pairs.target])] = 1
+    codes[_both_ways(pairs.kept())[0]] = 0
+    offsets = atlas.table_offsets
+    runs = zip(atlas.tables, offsets[:-1], offsets[1:], strict=True)
+    return {
+        table.name: pd.Categorical.from_codes(codes[start:stop], categories=["passed", "failed", "unmatched"])
+        for table, start, stop in runs
+        if (codes[start:stop] < 2).any()
+    }
 
 
 def _both_ways(pairs: Matches) -> tuple[np.ndarray, np.ndarray]:

@@ -102,6 +102,9 @@ def test_shares_of_matched_spots_and_their_partners(small):
     pairs = [(first.obs_names[i], second.obs_names[i], 1.0, i % 4 != 0) for i in range(100)]
     add_matches(small, pairs)
     found = tl.match_summary(str(small), "region").set_index(["slice", "label"])
+    status = spatialdata.read_zarr(small).tables["slice_2"].obs["spatialfuser_matches_summary_status"]
+    assert status.iloc[:5].tolist() == ["failed", "passed", "passed", "passed", "failed"]
+    assert (status.iloc[100:] == "unmatched").all()
     regions = [t.obs["region"].astype(str).to_numpy() for t in (first, second)]
     passed = np.array([i for i in range(100) if i % 4])
     for number, name in enumerate(("slice_1", "slice_2")):
