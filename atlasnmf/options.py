@@ -117,7 +117,7 @@ class RunOptions(Options):
         False, description="Go on with fewer workers when a lost one does not come back: other last bits."
     )
     worker_timeout: float = Field(
-        60.0, gt=0, description="Seconds after which a silent worker counts as lost, and to wait for another."
+        60.0, gt=0, description="Seconds after which a worker that is silent in a step counts as lost."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where training steps run.")
     work_dir: Path | str | None = Field(

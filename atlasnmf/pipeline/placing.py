@@ -41,6 +41,8 @@ __all__ = [
 
 #: Spots that a model looks at before its first step, over all slices and of one slice at most.
 _SAMPLE_SPOTS, _SLICE_SAMPLE_SPOTS = 16_384, 4096
+#: A worker that is started anew imports for some seconds, on a busy machine for many.
+_LEAST_PATIENCE_S = 60.0
 
 
 def sample_spots(n_slices: int) -> int:
@@ -150,7 +152,8 @@ def train_on_workers(
     from atlasnmf.train import ranks
 
     run = job.request.run
-    terms = ranks.Terms(run.train_workers or 1, run.device, run.elastic, run.worker_timeout)
+    patience_s = max(run.worker_timeout, _LEAST_PATIENCE_S)
+    terms = ranks.Terms(run.train_workers or 1, run.device, run.elastic, run.worker_timeout, patience_s)
     outcome = ranks.train_on_workers(client, job, terms, listeners=listeners, events=events)
     history = History(job.folder / "metrics.jsonl", events=events, writes=False)
     history.start(outcome.step)

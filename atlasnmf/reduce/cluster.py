@@ -72,7 +72,10 @@ def connected(
     with opened:
         if not addresses(opened):
             raise BadOption(f"--scheduler {address} has no workers; start one with: dask worker {address}")
-        greet(opened)
+        try:
+            greet(opened)
+        except OSError as problem:
+            raise BadOption(f"--scheduler {address}: a worker went away ({problem}); try again") from None
         events.note(f"{len(addresses(opened))} workers of {address}, dashboard {opened.dashboard_link}")
         yield opened
 

@@ -46,12 +46,16 @@ def greet(
     ------
     BadOption
         A worker cannot import atlasnmf, has other versions than this process, or refuses: which, and why.
+    OSError
+        A worker has gone in the meantime.
     """
     chosen = None if workers is None else list(workers)
     here = _look_around(programs)()
     answers = client.run(_look_around(programs), workers=chosen, on_error="return")
     for address in sorted(answers):
         answer = answers[address]
+        if isinstance(answer, OSError):
+            raise answer
         if not isinstance(answer, dict):
             raise BadOption(f"worker {address} does not answer ({answer}); restart it, or leave it out")
         missing = [name for name in programs if not answer[name] or answer[name].startswith("cannot")]
@@ -69,6 +73,8 @@ def greet(
     if refusal is None:
         return
     for address, reason in sorted(client.run(refusal, workers=chosen, on_error="return").items()):
+        if isinstance(reason, OSError):
+            raise reason
         if reason is not None:
             raise BadOption(f"worker {address}: {reason}")
 
@@ -83,7 +89,8 @@ def settled_device(client: Client, workers: Sequence[str], wanted: str) -> str:
     """
     if wanted == "cpu":
         return "cpu"
-    without = [address for address, has in client.run(_has_cuda, workers=list(workers)).items() if not has]
+    found = client.run(_has_cuda, workers=list(workers))
+    without = sorted(address for address, has in found.items() if not has)
     if wanted == "cuda" and without:
         raise BadOption(f"--device cuda: worker {without[0]} sees no CUDA device; use --device auto or cpu")
     return "cpu" if without else "cuda"

@@ -126,12 +126,12 @@ def test_a_worker_that_cannot_take_part_is_named(client, tmp_path):  # type: ign
 
 def test_too_few_workers_wait_and_stop_resumable(client, tmp_path):  # type: ignore[no-untyped-def]
     with pytest.raises(Interrupted, match="needs 3 workers and the cluster has 2"):
-        trained(client, SmallJob(tmp_path), n_ranks=3, timeout_s=0.5)
+        trained(client, SmallJob(tmp_path), n_ranks=3, patience_s=0.5)
 
 
 def test_elastic_goes_on_with_fewer(client, whole, tmp_path):  # type: ignore[no-untyped-def]
     events = Heard()
-    terms = Terms(3, device="cpu", elastic=True, timeout_s=5)
+    terms = Terms(3, device="cpu", elastic=True)
     outcome = train_on_workers(client, SmallJob(tmp_path), terms, events=events)
     assert any("going on with 2 of 3 workers" in line for line in events.said)
     same(outcome, whole)

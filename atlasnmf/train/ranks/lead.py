@@ -56,13 +56,16 @@ class Terms:
     elastic
         Go on with fewer workers when lost ones do not come back: results then differ in the last bits.
     timeout_s
-        A worker silent for this long in a step is lost; and how long to wait for another in its place.
+        A worker silent for this long in a step is lost.
+    patience_s
+        How long to wait for another worker in the place of a lost one.
     """
 
     n_ranks: int
     device: str = "auto"
     elastic: bool = False
     timeout_s: float = 60.0
+    patience_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,8 @@ class _Run:
     _told: SimpleQueue[dict[str, Any]] = field(default_factory=SimpleQueue)
     _step: int = -1
     _silent: set[str] = field(default_factory=set)
+    _device: str = ""
+    _moving: bool = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -168,7 +173,7 @@ class _Run:
         fruitless, before = 0, -1
         generation = 0
         while True:
-            workers = self._workers(first=generation == 0, interrupt=interrupt)
+            workers = self._met(interrupt)
             ended = self._generation(generation, workers, interrupt)
             if ended.outcome is not None:
                 if ended.outcome.asked:
@@ -184,7 +189,7 @@ class _Run:
 
     def _workers(self, *, first: bool, interrupt: Interrupt) -> list[str]:
         """Return the workers of the next generation, waiting for lost ones to come back."""
-        wanted, deadline = self.terms.n_ranks, time.monotonic() + self.terms.timeout_s
+        wanted, deadline = self.terms.n_ranks, time.monotonic() + self.terms.patience_s
         while True:
             interrupt_check(interrupt, self._step)
             there = [address for address in self._there() if address not in self._silent]
@@ -204,9 +209,20 @@ class _Run:
                     "",
                 )
             time.sleep(0.2)
-        chosen = there[:wanted]
-        greet(self.client, chosen, self.job.refusal, programs=TRAINING)
-        return chosen
+        return there[:wanted]
+
+    def _met(self, interrupt: Interrupt) -> list[str]:
+        """Return workers that have said who they are, and settle the device once and for all."""
+        for _ in range(_MOST_FRUITLESS):
+            workers = self._workers(first=not self._device, interrupt=interrupt)
+            try:
+                greet(self.client, workers, self.job.refusal, programs=TRAINING)
+                self._device = self._device or settled_device(self.client, workers, self.terms.device)
+                return workers
+            except OSError as problem:  # one of them has gone in the meantime
+                self.events.note(f"a worker went away ({problem})")
+                time.sleep(0.5)
+        raise Interrupted("workers go away as soon as they are there", "")
 
     def _there(self) -> list[str]:
         if self.client.status == "running":
@@ -214,7 +230,7 @@ class _Run:
         raise Interrupted("the Dask scheduler is gone", "")
 
     def _generation(self, generation: int, workers: list[str], interrupt: Interrupt) -> _Ended:
-        device = settled_device(self.client, workers, self.terms.device)
+        self._moving = False
         meeting = self.client.submit(
             open_meeting,
             self.run_id,
@@ -225,12 +241,14 @@ class _Run:
             pure=False,
             priority=_PRIORITY,
         )
-        place = self._result(meeting, self.terms.timeout_s)
+        place = self._result(meeting, self.terms.patience_s)
         if place is None:
             return _Ended(None, f"worker {workers[0]} did not answer", (workers[0],))
         futures = {}
         for rank, worker in enumerate(workers):
-            seat = Seat(self.run_id, generation, rank, len(workers), place, device, self.terms.timeout_s)
+            seat = Seat(
+                self.run_id, generation, rank, len(workers), place, self._device, self.terms.timeout_s
+            )
             # an own key a seat: a task that is run again elsewhere would sit in a generation that is over
             futures[worker] = self.client.submit(
                 take_seat,
@@ -259,7 +277,7 @@ class _Run:
             if any(future.status in ("error", "cancelled", "lost") for future in futures.values()):
                 return self._blame(futures)
             if all(future.status == "finished" for future in futures.values()):
-                outcomes = [self._result(future, self.terms.timeout_s) for future in futures.values()]
+                outcomes = [self._result(future, self.terms.patience_s) for future in futures.values()]
                 if any(outcome is None for outcome in outcomes):
                     return self._blame(futures)
                 self._hear(generation)
@@ -274,7 +292,9 @@ class _Run:
 
     def _blame(self, futures: dict[str, Future]) -> _Ended:
         """Wait until every rank has heard, and find what began it: an error of its own, a loss, silence."""
-        deadline = time.monotonic() + _GRACE_S
+        # before the first step ranks read and compile, and hear of nothing until they add
+        grace_s = _GRACE_S if self._moving else max(_GRACE_S, self.terms.timeout_s)
+        deadline = time.monotonic() + grace_s
         while time.monotonic() < deadline:
             there = set(self._there())
             pending = [address for address, future in futures.items() if future.status == "pending"]
@@ -300,9 +320,14 @@ class _Run:
             return
         self._silent |= set(silent)
         try:
-            self.client.restart_workers(list(silent), timeout=self.terms.timeout_s, raise_for_error=False)
+            done = self.client.restart_workers(
+                list(silent), timeout=self.terms.patience_s, raise_for_error=False
+            )
         except (OSError, ValueError, RuntimeError) as problem:
             self.events.note(f"{', '.join(silent)} could not be restarted ({problem}); leaving it out")
+            return
+        # it may come back under the address it had
+        self._silent -= {address for address, how in done.items() if how == "OK"}
 
     def _result(self, future: Future, timeout_s: float) -> Any:
         """Return a result, or None when it was lost on the way."""
@@ -331,7 +356,7 @@ class _Run:
             if "start" in record:
                 self._begin(int(record["start"]))
             for step, metrics in record.get("steps", ()):
-                self._step = max(self._step, step)
+                self._step, self._moving = max(self._step, step), True
                 for listener in self.listeners:
                     listener.on_step(step, metrics)
 
