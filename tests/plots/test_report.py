@@ -264,3 +264,17 @@ def test_very_many_spots_and_factors_stay_small_and_quick(tmp_path):
     assert time.process_time() - start < 120
     assert out.stat().st_size < 15e6
     read_page(out)
+
+
+def test_one_slice_empty_domains_and_spots_at_one_place(tmp_path):
+    path = tmp_path / "atlas.zarr"
+    a_store(path, n=(40,), n_factors=2)
+    import zarr
+
+    tables = zarr.open_group(path, mode="r+")["tables/stage_0"]
+    tables["obs/domains/codes"][:] = -1
+    tables["obsm/spatial"][:] = 5.0
+    html, _ = read_page(write_report(path, tmp_path / "a.html"))
+    assert "Domains and other groups" not in html
+    assert "Mean by slice" not in html
+    assert html.count('alt="Map of factor') == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,10 +40,19 @@ def groupings(atlas: Atlas, *, unit: str, most_pixels: int) -> list[Grouping]:
     """Return the groupings of an atlas, read column by column; none for a volume's many regions."""
     tables = list(atlas.tables)
     columns = group_columns(atlas, tables)
-    if not columns:
-        return []
-    scene = scene_of(atlas, tables, unit=unit, width=_WIDTH, most_pixels=3 * most_pixels)
-    return [_shown(scene, groups) for groups in columns]
+    scenes: dict[tuple[str, ...], Scene] = {}
+    shown = []
+    for groups in columns:
+        # a slice without any group would be one grey blot
+        starts = np.cumsum([0, *(table.n_spots for table in tables)])
+        has = [bool((groups.codes[a:b] >= 0).any()) for a, b in pairwise(starts)]
+        chosen = [table for table, there in zip(tables, has, strict=True) if there]
+        names = tuple(table.name for table in chosen)
+        if names not in scenes:
+            scenes[names] = scene_of(atlas, chosen, unit=unit, width=_WIDTH, most_pixels=3 * most_pixels)
+        kept = np.repeat(has, np.diff(starts))
+        shown.append(_shown(scenes[names], Groups(groups.title, groups.names, groups.codes[kept])))
+    return shown
 
 
 def _shown(scene: Scene, groups: Groups) -> Grouping:

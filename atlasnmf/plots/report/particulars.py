@@ -138,7 +138,9 @@ def _linked(found: Found) -> list[Figure]:
 
     from atlasnmf.plots.style import category_colours, styled
 
-    values = np.log10(np.asarray(scaling, float)[np.asarray(scaling, float) > 0])
+    ratios = np.asarray(scaling, float)
+    # 1 stands for genes of the coarse slice alone, of which nothing is known
+    values = np.log10(ratios[(ratios > 0) & (ratios != 1.0)])
     if not len(values):
         return []
     with styled():
@@ -147,7 +149,10 @@ def _linked(found: Found) -> list[Figure]:
         axes.set_xlabel("log10 of the platform scaling")
         axes.set_ylabel("genes")
         picture = picture_of(axes)
-    said = ", ".join(f"{name} {value}" for name, value in links.items()) if isinstance(links, Mapping) else ""
+    said = ""
+    if isinstance(links, Mapping):
+        plain = {name: value for name, value in links.items() if isinstance(value, int | float | np.number)}
+        said = ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in plain.items())
     text = "What the coarse platform sees of a gene relative to the fine one." + (
         f" Links: {said}." if said else ""
     )

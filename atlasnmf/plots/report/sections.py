@@ -162,8 +162,9 @@ def _quality(record: Mapping[str, Any]) -> tuple[tuple[Quality, ...], str]:
     rival = _BASELINE if baseline else ""
     rows = []
     baselines = quality.get("baselines") or {}
-    for name, value in quality.items():
-        if name not in _MEANING or not isinstance(value, int | float | np.number):
+    for name in _MEANING:
+        value = quality.get(name)
+        if not isinstance(value, int | float | np.number):
             continue
         other = baseline.get(name)
         if name == "r2" and baselines:
