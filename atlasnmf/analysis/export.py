@@ -319,10 +319,9 @@ def _log_counts(atlas: Atlas, spots: np.ndarray, part: AnnData) -> Any:
 
     values = GeneValues(atlas, atlas.tables, tuple(part.var_names))
     parts = []
-    for _, run, rows in values.runs():
+    for _, run, rows in values.runs(spots):
         low, high = np.searchsorted(spots, (run.start, run.stop))
-        if low < high:
-            parts.append(scipy.sparse.csr_matrix(rows)[spots[low:high] - run.start])
+        parts.append(scipy.sparse.csr_matrix(rows)[spots[low:high] - run.start])
     return scipy.sparse.vstack(parts).tocsr()
 
 

@@ -294,7 +294,7 @@ def _reference(
         raise BadInput(f"no spot of the source has a finite obsm[{rows.key!r}]; fit the model again")
     some = GeneValues(values.atlas, values.tables, tuple(genes))
     parts, tables = [], []
-    for number, run, found in some.runs():
+    for number, run, found in some.runs(drawn):
         low, high = np.searchsorted(drawn, (run.start, run.stop))
         parts.append(scipy.sparse.csr_matrix(found)[drawn[low:high] - run.start])
         tables.append(np.full(high - low, number))

@@ -411,11 +411,10 @@ def _correlations(
     tables = np.repeat(np.arange(len(rows.tables)), [table.n_spots for table in rows.tables])
     shared = values.measured[np.unique(tables[needed])].all(axis=0)
     parts = []
-    for _, run, found in values.runs():
+    for _, run, found in values.runs(needed):
         low, high = np.searchsorted(needed, (run.start, run.stop))
-        if low < high:
-            some = scipy.sparse.csr_matrix(found)[needed[low:high] - run.start]
-            parts.append(some[:, np.flatnonzero(shared)])
+        some = scipy.sparse.csr_matrix(found)[needed[low:high] - run.start]
+        parts.append(some[:, np.flatnonzero(shared)])
     held = scipy.sparse.vstack(parts).tocsr().astype(np.float64)
     single = [held[np.searchsorted(needed, spots)] for spots in (mine, theirs)]
     means = [_mean_of(len(needed), np.searchsorted(needed, side)) @ held for side in around]

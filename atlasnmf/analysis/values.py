@@ -86,9 +86,18 @@ class GeneValues:
                 return self.source + factors, rows
         return self.source, rows
 
-    def runs(self) -> Iterator[tuple[int, slice, np.ndarray | scipy.sparse.csr_matrix]]:
+    def runs(
+        self, needed: np.ndarray | None = None
+    ) -> Iterator[tuple[int, slice, np.ndarray | scipy.sparse.csr_matrix]]:
         """Yield the number of the table, which spots a run has, and their values.
 
+        Parameters
+        ----------
+        needed
+            Spots, ascending: runs without any of them are not read. All when not given.
+
+        Notes
+        -----
         Values are a scipy CSR matrix or an array of shape (n_run, G), float32; genes that a table lacks are
         zero there (see :attr:`measured`), spots left out of a result NaN.
         """
@@ -97,6 +106,10 @@ class GeneValues:
         for number, table in enumerate(self.tables):
             for start in range(0, table.n_spots, step):
                 stop = min(start + step, table.n_spots)
+                if needed is not None:
+                    low, high = np.searchsorted(needed, (first + start, first + stop))
+                    if low == high:
+                        continue
                 yield number, slice(first + start, first + stop), self._read(number, table, start, stop)
             first += table.n_spots
 
