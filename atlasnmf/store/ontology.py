@@ -117,7 +117,7 @@ class Ontology:
 
 
 def read_ontology(path: Path | str) -> Ontology:
-    """Read regions from a CSV or TSV table.
+    """Read regions from a CSV, TSV or Parquet table.
 
     Parameters
     ----------
@@ -139,9 +139,13 @@ def read_ontology(path: Path | str) -> Ontology:
             f"there is no ontology table {path}; give a CSV with columns id, acronym and parent_id"
         )
     try:
-        frame = pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read as a table ({error}); write it as CSV") from None
+        if path.suffix == ".parquet":
+            stored = pd.read_parquet(path)
+            frame = stored.astype(object).where(stored.notna(), "").astype(str)
+        else:
+            frame = pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{path} cannot be read as a table ({error}); write it as CSV or Parquet") from None
     frame = frame.rename(columns=lambda name: str(name).strip().lower())
     numbers = _whole(frame, _column(frame, _ID, path), path)
     acronyms = tuple(frame[_column(frame, _ACRONYM, path)].str.strip())

@@ -41,6 +41,18 @@ def test_parents_come_from_paths_too(tmp_path, tree):
     assert found.names == found.acronyms
 
 
+def test_parquet_is_read_alike(tmp_path, tree):
+    import pandas as pd
+
+    pd.read_csv(tmp_path / "o.csv").to_parquet(tmp_path / "o.parquet")
+    found = read_ontology(tmp_path / "o.parquet")
+    assert found.acronyms == tree.acronyms
+    np.testing.assert_array_equal(found.parents, tree.parents)
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(BadInput, match="cannot be read as a table"):
+        read_ontology(tmp_path / "torn.parquet")
+
+
 def test_it_goes_through_plain_arrays(tree):
     again = Ontology.of(tree.record())
     assert again.acronyms == tree.acronyms
