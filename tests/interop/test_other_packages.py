@@ -25,7 +25,7 @@ def _drawn(figure) -> int:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     with Image.open(buffer) as picture:
-        return len(set(picture.convert("RGB").resize((200, 200)).getdata()))
+        return len(picture.convert("RGB").resize((200, 200)).getcolors(200 * 200))
 
 
 def test_spatialdata_reads_a_store_whose_elements_are_all_there(fitted_store):
