@@ -44,11 +44,11 @@ def need(module: str, purpose: str, otherwise: str = "") -> Any:
         ) from None
 
 
-def faiss_index(rows: np.ndarray, purpose: str, otherwise: str = "") -> Any:
-    """Return a faiss index of float32 rows under the Euclidean distance."""
+def faiss_index(rows: np.ndarray, purpose: str, otherwise: str = "", *, exact: bool = False) -> Any:
+    """Return a faiss index of float32 rows under the Euclidean distance; ``exact`` compares every pair."""
     faiss = need("faiss", purpose, otherwise)
     n_rows, n_dims = rows.shape
-    if n_rows <= _EXACT_ROWS:
+    if exact or n_rows <= _EXACT_ROWS:
         index = faiss.IndexFlatL2(n_dims)
     else:
         # faiss warns below 39 rows a cell
@@ -69,15 +69,17 @@ class Nearest:
         Shape (n, p), finite.
     purpose
         What needs it, for the message where faiss is missing.
+    exact
+        Compare every pair however many rows there are.
 
     Notes
     -----
     Exact up to 5,000 rows; beyond by an inverted file of about ``4 sqrt(n)`` cells of which 16 are searched.
     """
 
-    def __init__(self, rows: np.ndarray, purpose: str) -> None:
+    def __init__(self, rows: np.ndarray, purpose: str, *, exact: bool = False) -> None:
         self.n_rows = len(rows)
-        self._index = faiss_index(np.ascontiguousarray(rows, np.float32), purpose)
+        self._index = faiss_index(np.ascontiguousarray(rows, np.float32), purpose, exact=exact)
 
     def search(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return Euclidean distances, float32, and numbers of the nearest rows, int64, shape (m, k).

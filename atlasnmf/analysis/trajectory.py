@@ -212,7 +212,8 @@ def _pseudotime(
     with warnings.catch_warnings():
         # what scanpy and umap say of themselves
         warnings.simplefilter("ignore")
-        sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", method=kernel, random_state=seed)
+        near = _Neighbours(n_neighbors)
+        sc.pp.neighbors(adata, use_rep="X", method=kernel, transformer=near, random_state=seed)
         sc.tl.diffmap(adata, n_comps=n_components + 1, random_state=seed)
     time = diffusion_pseudotime(
         adata.obsm["X_diffmap"],
@@ -221,6 +222,41 @@ def _pseudotime(
         adata.obsp["connectivities"],
     )
     return time, adata.obsp["distances"]
+
+
+class _Neighbours:
+    """Nearest neighbours for scanpy; for large samples it asks pynndescent, whose new releases it cannot read.
+
+    Parameters
+    ----------
+    n_neighbors
+        Of each row, itself counted, as scanpy does.
+    """
+
+    def __init__(self, n_neighbors: int) -> None:
+        self.n_neighbors = n_neighbors
+
+    def get_params(self, deep: bool = True) -> dict[str, int]:
+        """Return the number of neighbours."""
+        return {"n_neighbors": self.n_neighbors}
+
+    def fit_transform(self, rows: np.ndarray) -> scipy.sparse.csr_matrix:
+        """Return distances to the nearest others, as many in every row, the nearest first."""
+        import scipy.sparse
+
+        distances, found = Nearest(rows, _PURPOSE).search(rows, self.n_neighbors + 1)
+        short = np.flatnonzero((found < 0).any(axis=1))
+        if len(short):
+            distances[short], found[short] = Nearest(rows, _PURPOSE, exact=True).search(
+                rows[short], self.n_neighbors + 1
+            )
+        # a row at the same place may come before the row itself
+        itself = found == np.arange(len(rows))[:, None]
+        order = np.argsort(itself, axis=1, kind="stable")[:, : self.n_neighbors - 1]
+        columns = np.take_along_axis(found, order, axis=1).ravel()
+        values = np.take_along_axis(distances, order, axis=1).astype(np.float64).ravel()
+        starts = np.arange(0, len(columns) + 1, self.n_neighbors - 1)
+        return scipy.sparse.csr_matrix((values, columns, starts), shape=(len(rows),) * 2)
 
 
 def diffusion_pseudotime(

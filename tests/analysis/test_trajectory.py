@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from small_results import make_slice
 
 from atlasnmf import tl
-from atlasnmf.analysis.trajectory import diffusion_pseudotime, group_connectivities
+from atlasnmf.analysis.trajectory import _Neighbours, diffusion_pseudotime, group_connectivities
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.pipeline.baselines import baseline
 from atlasnmf.store.atlas import open_atlas
@@ -88,6 +88,25 @@ def test_pseudotime_is_scanpys_where_scanpy_keeps_all_components():
     found = diffusion_pseudotime(adata.obsm["X_diffmap"], values, 5, adata.obsp["connectivities"])
     # scanpy adds the stationary component's little differences
     np.testing.assert_allclose(found, adata.obs["dpt_pseudotime"], atol=0.01)
+
+
+@pytest.mark.parametrize("n_rows", [300, 5200])
+def test_neighbours_are_the_nearest_others(n_rows):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(n_rows, 2)).astype(np.float32)
+    rows[7] = rows[3]
+    found = _Neighbours(6).fit_transform(rows)
+    assert (np.diff(found.indptr) == 5).all()
+    chosen = rng.choice(n_rows, 100, replace=False)
+    right = 0
+    for row in [3, 7, *chosen]:
+        own = found.indices[found.indptr[row] : found.indptr[row + 1]]
+        assert row not in own
+        distance = np.linalg.norm(rows - rows[row], axis=1)
+        distance[row] = np.inf
+        right += int((distance[own] <= np.sort(distance)[4] + 1e-6).sum())
+    # beyond 5,000 rows a neighbour beyond the cells searched may be missed
+    assert right >= 5 * 102 - (0 if n_rows < 5000 else 5)
 
 
 def test_what_cannot_be_reached_has_no_time():
