@@ -225,7 +225,7 @@ def _pseudotime(
 
 
 class _Neighbours:
-    """Nearest neighbours for scanpy; for large samples it asks pynndescent, whose new releases it cannot read.
+    """Nearest neighbours for scanpy: for large samples it asks pynndescent, of which it cannot read new ones.
 
     Parameters
     ----------
