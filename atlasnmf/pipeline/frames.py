@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from atlasnmf.seeds import rng_for
 
 if TYPE_CHECKING:
     from atlasnmf.features.components import Components
-    from atlasnmf.features.registration import Registration
+    from atlasnmf.features.rigid import Rigid
     from atlasnmf.pipeline.request import FitRequest
     from atlasnmf.store.atlas import Atlas
 
@@ -23,8 +23,8 @@ __all__ = ["FramePreparation", "check_frame", "kinds_of"]
 
 #: Slices measure the same kind of features when at least this share of the smaller set is common.
 _COMMON = 0.5
-#: A registration that scores less does not say where a slice lies.
-_TRUSTED = 0.5
+#: Components that slices are cut into groups by.
+_GROUP_COMPONENTS = 10
 
 
 def kinds_of(atlas: Atlas, features: str) -> np.ndarray:
@@ -88,6 +88,17 @@ def check_frame(atlas: Atlas, request: FitRequest, needs: Needs) -> None:
                 "leave --encoders out, or give each its own (--encoders own)"
             )
     models.check(request.model, request.params, atlas.genes, request.run.seed)
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """Where a slice was laid, how, and whether to believe it."""
+
+    rigid: Rigid
+    method: str
+    score: float
+    trusted: bool
+    notes: tuple[str, ...]
 
 
 class FramePreparation(Preparation):
@@ -237,17 +248,16 @@ class FramePreparation(Preparation):
         given = [self.working.vector("coordinates")[lo:hi] for lo, hi in pairwise(offsets)]
         names = [info.name for info in self.atlas.slices]
         placed, notes = [given[0]], []
-        moves: list[dict[str, Any]] = [{"method": "none", "score": 1.0, "onto": names[0]}]
+        moves: list[dict[str, Any]] = [{"method": "none", "score": 1.0, "onto": names[0], "trusted": True}]
         for s in range(1, len(given)):
             onto = 0 if self.frame.partners == "first" else s - 1
-            found = self._registered(given[s], placed[onto], s, onto)
+            found = self._laid(given[s], placed[onto], s, onto)
             if found is None:
                 placed.append(given[s])
-                moves.append({"method": "none", "score": 1.0, "onto": names[onto]})
+                moves.append({"method": "none", "score": 1.0, "onto": names[onto], "trusted": True})
                 continue
             placed.append(found.rigid.apply(given[s]))
-            trusted = found.score >= _TRUSTED
-            if not trusted:
+            if not found.trusted:
                 notes.append(
                     f"slice {names[s]!r} could not be laid onto {names[onto]!r} (score {found.score:.2f}): "
                     "its spots are matched by features alone; if positions share a frame, --register-by none"
@@ -261,33 +271,56 @@ class FramePreparation(Preparation):
                     "rotation": found.rigid.rotation.tolist(),
                     "shift": found.rigid.shift.tolist(),
                     "reflected": bool(found.rigid.reflected),
+                    "trusted": found.trusted,
                 }
             )
         self.working.put_vector("positions", np.concatenate(placed))
         self.working.put_vector("spacing", np.array([spacing(part) for part in placed]))
-        self.working.put_vector("trusted", np.array([move["score"] >= _TRUSTED for move in moves]))
+        self.working.put_vector("trusted", np.array([move["trusted"] for move in moves]))
         return {"moves": moves, "notes": notes}
 
-    def _registered(self, moving: np.ndarray, fixed: np.ndarray, s: int, onto: int) -> Registration | None:
+    def _laid(self, moving: np.ndarray, fixed: np.ndarray, s: int, onto: int) -> _Laid | None:
         """Lay one slice onto another; None where positions are taken as they are."""
-        from atlasnmf.features.registration import register
+        from atlasnmf.features.registration import POOR_SCORE, register
 
-        if self.frame.register_by == "none" or moving.shape[1] != 2:
+        method = self.frame.register_by
+        if method == "none" or moving.shape[1] != 2:
             return None
         features = None
-        by_features = self.frame.register_by in ("auto", "features")
-        if by_features and "components" in self.stages.names and self.kinds[s] == self.kinds[onto]:
-            offsets, scores = self.working.vector("offsets"), self.working.dense("scores")
-            own, other = (scores.read(*offsets[i : i + 2].tolist())[:, -1] for i in (s, onto))
-            features = own, other
-        return register(
+        if method in ("auto", "features") and "components" in self.stages.names:
+            features = self._averaged(s), self._averaged(onto)
+            if self.kinds[s] != self.kinds[onto]:
+                by_maps = self._laid_by_maps(moving, fixed, *features, s)
+                if by_maps.trusted or method == "features":
+                    return by_maps
+                features = None
+        found = register(
             moving,
             fixed,
-            method=self.frame.register_by,
+            method=method,
             reflection=self.frame.reflection,
             features=features,
             rng=rng_for(self.seed, "spatialfuser", "registration", s),
         )
+        trusted = bool(found.score >= POOR_SCORE)
+        return _Laid(found.rigid, found.method, float(found.score), trusted, found.notes)
+
+    def _averaged(self, s: int) -> np.ndarray:
+        """Return the most averaged scores of a slice."""
+        offsets = self.working.vector("offsets")
+        return self.working.dense("scores").read(*offsets[s : s + 2].tolist())[:, -1]
+
+    def _laid_by_maps(
+        self, moving: np.ndarray, fixed: np.ndarray, own: np.ndarray, other: np.ndarray, s: int
+    ) -> _Laid:
+        """Lay a slice onto one that measures something else, by what the groups of one say of the other's."""
+        from atlasnmf.features.tissue_maps import POOR_SCORE, register_maps, tissue_groups
+
+        rng = rng_for(self.seed, "spatialfuser", "tissue maps", s)
+        n_components = min(_GROUP_COMPONENTS, own.shape[1])
+        groups = [tissue_groups(rows[:, :n_components], rng) for rows in (own, other)]
+        found = register_maps(moving, fixed, *groups, reflection=self.frame.reflection, rng=rng)
+        return _Laid(found.rigid, "tissue maps", found.score, found.score >= POOR_SCORE, ())
 
     def _facts(self) -> AtlasFacts:
         vector = self.working.vector

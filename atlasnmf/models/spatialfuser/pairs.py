@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,7 +16,7 @@ from atlasnmf.models.spatialfuser.params import Params
 from atlasnmf.schema import AtlasFacts
 from atlasnmf.seeds import rng_for
 
-__all__ = ["Links", "Pairs"]
+__all__ = ["Links", "Pairs", "place_features"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class Links:
         """Match the two slices of a link, by where their spots lie and by what they express.
 
         The embedding averages over neighbours and says which domain a spot is of; its own features say which
-        cell it is. Where two slices measure the same, both count.
+        cell it is. Where two slices measure the same, both count. Where they do not, embeddings mean nothing
+        to each other until they have been fused, and how near two spots lie counts in the place of features.
 
         Parameters
         ----------
@@ -119,14 +121,20 @@ class Links:
         a, b = self.slices[link]
         params = self.params
         left, right = embeddings[a], embeddings[b]
-        if own and self.kinds[a] == self.kinds[b]:
-            left, right = (_beside(embeddings[s], own[s], params.own_weight) for s in (a, b))
+        radius = self.radii[link]
+        beside: Sequence[np.ndarray] | Mapping[int, np.ndarray] = ()
+        if self.kinds[a] == self.kinds[b]:
+            beside = own
+        elif radius is not None and params.own_weight:
+            beside = {s: place_features(self.positions[s], _NEAR * radius) for s in (a, b)}
+        if beside:
+            left, right = (_beside(embeddings[s], beside[s], params.own_weight) for s in (a, b))
         return match(
             left,
             right,
             self.positions[a],
             self.positions[b],
-            radius=self.radii[link],
+            radius=radius,
             temperature=params.tau,
             bin_score=params.bin_score,
             k=params.top_k,
@@ -139,5 +147,32 @@ def _beside(embedding: np.ndarray, own: np.ndarray, weight: float) -> np.ndarray
     return np.concatenate([unit_rows(embedding), np.float32(weight**0.5) * unit_rows(own)], axis=1)
 
 
+def place_features(positions: np.ndarray, reach: float) -> np.ndarray:
+    """Return features whose cosine falls with the distance of two spots as ``exp(-(d / reach)^2 / 2)``.
+
+    Parameters
+    ----------
+    positions
+        Shape (n, 2); of three dimensions the first two count.
+    reach
+        In the unit of the positions.
+
+    Returns
+    -------
+    features
+        float32, shape (n, 36): cosines and sines of waves at 6 angles and 3 quantiles of the length that the
+        waves of a Gaussian have, which is within .14 of it up to five times the reach.
+    """
+    lengths = np.sqrt(-2 * np.log1p(-(np.arange(3) + 0.5) / 3)) / reach
+    angles = np.pi * (np.arange(6)[None] + np.arange(3)[:, None] / 3) / 6
+    waves = np.stack([lengths[:, None] * np.cos(angles), lengths[:, None] * np.sin(angles)], -1).reshape(
+        -1, 2
+    )
+    phases = np.asarray(positions)[:, :2] @ waves.T
+    return np.concatenate([np.cos(phases), np.sin(phases)], axis=1).astype(np.float32)
+
+
+#: How near counts in the place of features, as a share of the largest distance of a pair.
+_NEAR = 0.15
 #: Distance within which spots match, in spacings of the coarser slice, when nobody says.
 _SPACINGS = 10.0
