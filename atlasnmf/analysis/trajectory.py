@@ -106,7 +106,7 @@ def trajectory(
 ) -> Trajectory:
     """Order spots from a root by diffusion pseudotime, and measure which groups touch (PAGA).
 
-    Neighbours and diffusion map are scanpy's, on a sample drawn evenly over groups; every other
+    The graph's weights and the diffusion map are scanpy's, on a sample drawn evenly over groups; every other
     spot takes the mean of its nearest in the sample, weighed by the inverse of the distance.
 
     Parameters
