@@ -21,6 +21,9 @@ __all__ = ["connected", "processes"]
 
 _TIMEOUT_S = 10
 _LOOPBACK = "127.0.0.1"
+#: Dask has workers give memory back at every chance, which costs a training step, whose tensors come and go,
+#: a fault on every page of each; these are the thresholds that the C library arrives at by itself.
+_MALLOC = {"MALLOC_TRIM_THRESHOLD_": 64 << 20, "MALLOC_MMAP_THRESHOLD_": 32 << 20}
 
 
 @contextmanager
@@ -97,9 +100,12 @@ def processes(n_workers: int, *, events: Events = SILENT) -> Iterator[Client]:
     by its nanny. Dask's own memory limits are off: what a worker may hold is in the options of the job.
     About three seconds, and 150 MB a worker before it works.
     """
+    import dask
     from distributed import Client, LocalCluster
 
+    settings = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in _MALLOC.items()}
     with (
+        dask.config.set(settings),
         LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,
