@@ -25,9 +25,24 @@ FITS = {
     "inspire": ["--n-factors", "6", "--steps", "60", "--seed", "3", "--checkpoint-every", "10"],
     "stanmf": ["--ranks", "3-6", "--replicates", "3", "--max-iterations", "60", "--checkpoint-every", "40"],
     "siid": ["--fine", "xenium", "--coarse", "visium", "--n-factors", "4", "--tol", "0", "--passes", "60"],
+    "spatialfuser": [
+        "--pretrain-steps",
+        "40",
+        "--fuse-steps",
+        "40",
+        "--batch-spots",
+        "512",
+        "--checkpoint-every",
+        "10",
+    ],
 }
 _EMBRYO = ["embryo", "--n-spots", "3000", "--n-slices", "2", "--n-genes", "300", "--n-factors", "6"]
-SIMULATED = {"inspire": _EMBRYO, "stanmf": _EMBRYO, "siid": ["pair", "--n-cells", "4000"]}
+SIMULATED = {
+    "inspire": _EMBRYO,
+    "stanmf": _EMBRYO,
+    "siid": ["pair", "--n-cells", "4000"],
+    "spatialfuser": ["omics", "--n-spots", "2000"],
+}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +62,7 @@ def results(store: Path, model: str) -> dict[str, np.ndarray]:
     found = {}
     for name in root["tables"].group_keys():
         for folder in ("obsm", "varm"):
-            for key in models.results(model)[folder]:
+            for key in models.results(model).get(folder, ()):
                 place = f"tables/{name}/{folder}/{key}"
                 if place in root:  # a pair's tables have results of their own
                     found[place] = root[place][:]

@@ -40,7 +40,7 @@ class Params(Options):
         "scores",
         description="What encoders read: leading components of averaged log counts, or genes as published.",
     )
-    components: int = Field(10, ge=2, description="Components the encoders read.")
+    components: int = Field(16, ge=2, description="Components the encoders read.")
     averaging: int = Field(2, ge=0, le=8, description="Rounds of averaging of the components that are read.")
     hidden: tuple[int, ...] = Field(
         (32, 32), description="Widths of the layers; the last is the embedding's."

@@ -225,7 +225,7 @@ class FuserMethod:
         if self.params.features == "scores":
             assert batch.scores is not None
             levels = torch.as_tensor(batch.scores).to(self.device)
-            return levels[:, -1, : self._n_in(0)] / self._unit(batch.slice_index)
+            return levels[:, -1, : self._n_in(0)] / self._spread(batch.slice_index)
         genes = self.genes[batch.slice_index]
         counts = batch.counts if len(genes) == self.facts.n_genes else _columns(batch.counts, genes)
         values = log_normalise(counts.indptr, counts.data, batch.totals, self.facts.target_sum)
@@ -233,10 +233,14 @@ class FuserMethod:
         fill_dense(counts.indptr, counts.indices, values, rows)
         return torch.from_numpy(rows).to(self.device)
 
-    def _unit(self, slice_index: int) -> float:
-        """Return the mean spread of the components of a slice's kind."""
+    def _spread(self, slice_index: int) -> Tensor:
+        """Return what the components of a slice are divided by: the root of their spread, over all the same.
+
+        Half way between the weight that strong components have and giving all the same.
+        """
         assert self.facts.component_scale is not None
-        return float(np.atleast_2d(self.facts.component_scale)[int(self.kinds[slice_index])].mean())
+        spread = np.atleast_2d(self.facts.component_scale)[int(self.kinds[slice_index]), : self._n_in(0)]
+        return torch.from_numpy(np.sqrt(spread * spread.mean()).astype(np.float32)).to(self.device)
 
     def _graph(self, state: State, given: Inputs) -> Graph:
         """Return the edges with what the last embeddings say of them."""
@@ -454,7 +458,7 @@ class FuserMethod:
         inputs = self.inputs(batch)
         _, found = state.net.of(inputs.slice_index)(inputs.rows, self._graph(state, inputs))
         if self.params.features == "scores":
-            found = found * self._unit(inputs.slice_index)
+            found = found * self._spread(inputs.slice_index)
         return found
 
     # -- saving ---------------------------------------------------------------------------------------------
