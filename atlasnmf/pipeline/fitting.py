@@ -290,7 +290,9 @@ def _train(
     loader = loader_for(prepared.working, needs, request, limits, events)
     folder = _folder(prepared, request)
     tellers: list[Callback] = [
-        Progress(events, f"fit {request.model}", getattr(request.params, "steps", None))
+        Progress(
+            events, f"fit {request.model}", getattr(model, "n_steps", getattr(request.params, "steps", None))
+        )
     ]
     if hasattr(model, "line"):
         tellers.append(Tell(events, model.line))

@@ -495,9 +495,7 @@ class Preparation:
         graph = self.working.csr("graph")
         return write_scores(self._log_counts(), graph, found, target, stage="scores", **self.tiling)
 
-    def _found_components(
-        self, n_components: int, hops: int, standardise: bool, **part: Any
-    ) -> Components:
+    def _found_components(self, n_components: int, hops: int, standardise: bool, **part: Any) -> Components:
         from atlasnmf.features.components import find_components
 
         n_genes = self.working.csr("counts").n_cols

@@ -47,6 +47,11 @@ VARIANTS = {
     "4 rounds": {"averaging": 4},
     "10 components": {"components": 10},
     "24 components": {"components": 24},
+    "200 steps, reconstruction weight 1": {
+        "pretrain_steps": 200,
+        "fuse_steps": 200,
+        "reconstruction_weight": 1.0,
+    },
     "500 steps": {"pretrain_steps": 500},
     "not fused": {"fuse_steps": 0},
     "4 heads": {"heads": 4},

@@ -3,11 +3,11 @@
 usage: python benchmarks/quality/spatialfuser_matching.py --data FOLDER [--sets seqfish,merfish]
            [--seeds 0,1,2] [--cells 3000] [--degrees 40] [any option of `atlasnmf fit spatialfuser`]
 
-FOLDER has seqfish_mouse_embryo2.h5ad (two planes of one embryo, in one frame: the second is turned by --degrees
-and shifted, and the fit is told neither) and merfish_hypothalamus_2slices.h5ad (two sections, not registered).
---cells takes so many random cells a slice; 0 takes all. Rivals, told the true frame where there is one: the
-nearest cell in space; the nearest, and the mutually nearest, in 30 components of a PCA of the log counts
-centred by slice.
+FOLDER has seqfish_mouse_embryo2.h5ad (two planes of one embryo, in one frame: the second is turned by
+--degrees and shifted, and the fit is told neither) and merfish_hypothalamus_2slices.h5ad (two sections, not
+registered). --cells takes so many random cells a slice; 0 takes all. Rivals, told the true frame where there
+is one: the nearest cell in space; the nearest, and the mutually nearest, in 30 components of a PCA of the log
+counts centred by slice.
 """
 
 from __future__ import annotations

@@ -54,9 +54,9 @@ class Params(Options):
         description="Begin at the components and learn what to add; without it, as published, from chance.",
     )
     pretrain_steps: int = Field(
-        200, ge=0, description="Optimisation steps of the autoencoders alone (published: 500)."
+        50, ge=0, description="Optimisation steps of the autoencoders alone (published: 500)."
     )
-    fuse_steps: int = Field(200, ge=0, description="Steps of matching and fusing (published: 200 to 500).")
+    fuse_steps: int = Field(100, ge=0, description="Steps of matching and fusing (published: 200 to 500).")
     match_every: int = Field(20, ge=1, description="Steps between two matchings.")
     batch_spots: int | Literal["auto"] = Field(
         "auto", description="Spots of each slice in a step; auto takes all where they fit, tiles where not."
@@ -87,7 +87,9 @@ class Params(Options):
         None, description="Score of staying unmatched; the median of the candidates' when not given."
     )
     margin: float = Field(1.0, gt=0, description="Margin of the triplets.")
-    reconstruction_weight: float = Field(1.0, ge=0, description="Weight of the reconstruction while fusing.")
+    reconstruction_weight: float = Field(
+        60.0, ge=0, description="Weight of the reconstruction while fusing (published: 1 to 60)."
+    )
     direction_weight: float = Field(0.1, ge=0, description="Weight of the common direction of embeddings.")
     denoise: str | None = Field(
         None, description="Write denoised log counts of these genes: all, a comma list, or a file of names."
@@ -134,6 +136,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fuse_steps": 300,
         "encoders": "own",
         "own_weight": 0.0,
+        "reconstruction_weight": 1.0,
     },
 }
 

@@ -129,6 +129,10 @@ class FuserMethod:
         self.genes = [np.flatnonzero(mask) for mask in facts.gene_mask]
         wanted_genes(params, facts.genes)  # refused before anything is trained
         self.fuse_steps = params.fuse_steps if facts.n_slices > 1 else 0
+        # spots are not matched before every one of them has been seen
+        self.pretrain_steps = (
+            max(params.pretrain_steps, self._epoch()) if self.fuse_steps else params.pretrain_steps
+        )
         self.kinds = np.zeros(facts.n_slices, np.int64) if facts.kinds is None else facts.kinds
         self._kept: dict[int, tuple[SliceBatch, Inputs]] = {}
 
@@ -265,7 +269,7 @@ class FuserMethod:
     @property
     def learning_steps(self) -> int:
         """Steps of the first two phases."""
-        return self.params.pretrain_steps + self.fuse_steps
+        return self.pretrain_steps + self.fuse_steps
 
     def step(self, state: State, unit: list[SliceBatch]) -> tuple[State, dict[str, float]]:
         """Take one step of the phase that it is time for."""
@@ -284,7 +288,7 @@ class FuserMethod:
         return state, figures
 
     def _learn(self, state: State, given: list[Inputs]) -> dict[str, float]:
-        params, fusing = self.params, state.step >= self.params.pretrain_steps
+        params, fusing = self.params, state.step >= self.pretrain_steps
         self._look_far(state)
         if fusing and self._is_time_to_match(state):
             self._match(state)
@@ -332,9 +336,12 @@ class FuserMethod:
 
     def _is_time_to_match(self, state: State) -> bool:
         """Match every few steps, but not before every spot has been seen since the last time."""
+        return (state.step - self.pretrain_steps) % max(self.params.match_every, self._epoch()) == 0
+
+    def _epoch(self) -> int:
+        """Return the steps after which every spot has been in one."""
         assert isinstance(self.params.batch_spots, int)
-        epoch = -(-int(self.facts.n_spots.max()) // self.params.batch_spots)
-        return (state.step - self.params.pretrain_steps) % max(self.params.match_every, epoch) == 0
+        return -(-int(self.facts.n_spots.max()) // self.params.batch_spots)
 
     @torch.no_grad()
     def _projected(self, state: State, latents: list[Tensor]) -> list[np.ndarray]:
