@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from atlasnmf.models.spatialfuser.params import OWN_COMPONENTS, Params
+from atlasnmf.models.spatialfuser.params import CANDIDATES, OWN_COMPONENTS, Params
 from atlasnmf.tiles.plan import expected_halo
 
 __all__ = ["MEND", "fit_flops", "settle", "step_bytes"]
@@ -18,8 +18,9 @@ _FEATURE_ARRAYS = 5
 _HEAD_BYTES, _EDGE_BYTES = 24, 24
 #: A weight, its gradient and two moments.
 _WEIGHT_BYTES = 16
-#: Bytes kept of every spot beside its embeddings: position, flags, order; and of its pairs and candidates.
-_SPOT_BYTES, _MATCH_BYTES = 64, 1400
+#: Bytes kept of every spot beside its embeddings (position, flags, order), and of a candidate pair;
+#: candidates of a spot at most, half of them counted from either side.
+_SPOT_BYTES, _PAIR_BYTES, _SPOT_PAIRS = 64, 24, 160
 #: Tiles are no larger than this: they hold their halo several times over, and caches hold no more.
 _LARGEST_TILE = 8192
 _SMALLEST_TILE = 256
@@ -53,9 +54,9 @@ def step_bytes(
     weights = sum(a * b for a, b in zip((features, *widths), (*widths, 0), strict=True)) + sum(
         w * w for w in widths
     )
-    kept = n_spots * (
-        8 * widths[-1] + 4 * OWN_COMPONENTS + _SPOT_BYTES + (_MATCH_BYTES if params.fuse_steps else 0)
-    )
+    kept = n_spots * (8 * widths[-1] + 4 * OWN_COMPONENTS + _SPOT_BYTES)
+    if params.fuse_steps:
+        kept += _PAIR_BYTES * min(_SPOT_PAIRS * n_spots, CANDIDATES)
     return rows * (4 * floats + edges) + _WEIGHT_BYTES * weights + kept
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from atlasnmf.features.candidates import unit_rows
 from atlasnmf.features.matching import Matches, match
-from atlasnmf.models.spatialfuser.params import Params
+from atlasnmf.models.spatialfuser.params import Params, spacings
 from atlasnmf.schema import AtlasFacts
 from atlasnmf.seeds import rng_for
 
@@ -85,7 +85,8 @@ class Links:
         positions = tuple(frame.positions[lo:hi] for lo, hi in pairwise(offsets))
         radii: list[float | None] = []
         for a, b in slices:
-            wanted = params.max_distance or _SPACINGS * max(frame.spacing[a], frame.spacing[b])
+            reach = spacings(min(int(facts.n_spots[a]), int(facts.n_spots[b])))
+            wanted = params.max_distance or reach * max(frame.spacing[a], frame.spacing[b])
             trusted = bool(frame.trusted[b]) or params.max_distance is not None
             radii.append(float(wanted) if trusted else None)
         kinds = (0,) * facts.n_slices if facts.kinds is None else tuple(facts.kinds.tolist())
@@ -174,5 +175,3 @@ def place_features(positions: np.ndarray, reach: float) -> np.ndarray:
 
 #: How near counts in the place of features, as a share of the largest distance of a pair.
 _NEAR = 0.15
-#: Distance within which spots match, in spacings of the coarser slice, when nobody says.
-_SPACINGS = 10.0

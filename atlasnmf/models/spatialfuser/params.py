@@ -74,7 +74,8 @@ class Params(Options):
     max_distance: float | None = Field(
         None,
         gt=0,
-        description="Spots match within this distance (coordinate unit); ten spacings by default.",
+        description="Spots match within this distance (coordinate unit); "
+        "ten spacings by default, fewer in large slices.",
     )
     own_weight: float = Field(
         1.0,
@@ -124,6 +125,8 @@ class Params(Options):
 
 #: Components of a spot's own features that it is matched by.
 OWN_COMPONENTS = 32
+#: Pairs of spots that a matching should go over at most.
+CANDIDATES = 30_000_000
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -159,6 +162,19 @@ def wanted_genes(params: Params, genes: tuple[str, ...]) -> tuple[str, ...]:
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise BadOption(f"--denoise: {name!r} is no gene of the fit{meant}")
     return wanted
+
+
+def spacings(n_spots: int) -> float:
+    """Return the distance within which spots match when nobody says, in spacings of the coarser slice.
+
+    Ten; fewer where that would make more candidates than transport should go over, but three at least.
+
+    Examples
+    --------
+    >>> spacings(5000), round(spacings(500_000), 1)
+    (10.0, 4.4)
+    """
+    return float(min(10.0, max(3.0, (CANDIDATES / (3.1416 * max(n_spots, 1))) ** 0.5)))
 
 
 def needs(params: Params, n_spots: int) -> Needs:
