@@ -126,10 +126,7 @@ def _metavar(annotation: Any) -> str | None:
 
 def _given(options: type, values: dict[str, Any]) -> dict[str, Any]:
     """Pick the values that belong to one class of options and that the user gave."""
-    given = {name: values[name] for name in options.model_fields if values.get(name) is not None}  # type: ignore[attr-defined]
-    if isinstance(given.get("tables"), str):
-        given["tables"] = tuple(part.strip() for part in given["tables"].split(","))
-    return given
+    return {name: values[name] for name in options.model_fields if values.get(name) is not None}  # type: ignore[attr-defined]
 
 
 def _read_config(path: Path | None, known: set[str]) -> dict[str, Any]:

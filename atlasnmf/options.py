@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from atlasnmf.budget import parse_bytes
 from atlasnmf.errors import BadOption
 
-__all__ = ["AtlasOptions", "Options", "PrepareOptions", "RunOptions"]
+__all__ = ["AtlasOptions", "Options", "PrepareOptions", "RunOptions", "split_list"]
 
 
 def flag_of(name: str) -> str:
@@ -22,6 +22,17 @@ def flag_of(name: str) -> str:
     '--n-hvgs'
     """
     return "--" + name.replace("_", "-")
+
+
+def split_list(value: Any) -> Any:
+    """Read a list written with commas, as the command line gives it; anything else is left as it is.
+
+    Examples
+    --------
+    >>> split_list("a, b"), split_list(("a", "b")), split_list(None)
+    (('a', 'b'), ('a', 'b'), None)
+    """
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 class Options(BaseModel):
@@ -54,6 +65,11 @@ class AtlasOptions(Options):
     layer: str | None = Field(None, description="Layer with the raw counts; X when not given.")
     coordinate_system: str = Field("global", description="Coordinate system of the positions.")
     spatial_key: str = Field("spatial", description="obsm key of the positions.")
+
+    @field_validator("tables", "slices", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return split_list(value)
 
 
 class PrepareOptions(Options):

@@ -12,7 +12,7 @@ from atlasnmf.features.overlay import far_apart, overlay_starts
 from atlasnmf.features.rigid import Rigid
 from atlasnmf.features.slice_pair import SEARCHED, SlicePair, turned_about
 
-__all__ = ["METHODS", "Registration", "register", "register_chain", "stacked"]
+__all__ = ["METHODS", "POOR_SCORE", "Registration", "register", "register_chain", "stacked", "unit_notes"]
 
 #: Ways to register; see :func:`register`.
 METHODS = ("auto", "icp", "ndt", "features", "none")
@@ -110,8 +110,8 @@ def register(
     """
     moving, fixed = _checked(moving, fixed, method, features)
     if method == "none":
-        return Registration(Rigid.identity(), float("nan"), "none", _unit_notes(moving, fixed, False))
-    notes = _unit_notes(moving, fixed, rescale)
+        return Registration(Rigid.identity(), float("nan"), "none", unit_notes(moving, fixed, False))
+    notes = unit_notes(moving, fixed, rescale)
     grown = Rigid.identity()
     if rescale:
         grown = replace(grown, scale=_scale(moving, fixed, reflection, rng))
@@ -211,7 +211,8 @@ def _extent(points: np.ndarray) -> float:
     return float(np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 
-def _unit_notes(moving: np.ndarray, fixed: np.ndarray, rescale: bool) -> tuple[str, ...]:
+def unit_notes(moving: np.ndarray, fixed: np.ndarray, rescale: bool) -> tuple[str, ...]:
+    """Say so when the extents of two slices differ so much that their units may."""
     ratio = _extent(moving) / _extent(fixed)
     if rescale or 1 / _UNITS_DIFFER < ratio < _UNITS_DIFFER:
         return ()

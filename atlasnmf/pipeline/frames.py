@@ -314,13 +314,15 @@ class FramePreparation(Preparation):
         self, moving: np.ndarray, fixed: np.ndarray, own: np.ndarray, other: np.ndarray, s: int
     ) -> _Laid:
         """Lay a slice onto one that measures something else, by what the groups of one say of the other's."""
+        from atlasnmf.features.registration import unit_notes
         from atlasnmf.features.tissue_maps import POOR_SCORE, register_maps, tissue_groups
 
         rng = rng_for(self.seed, "spatialfuser", "tissue maps", s)
         n_components = min(_GROUP_COMPONENTS, own.shape[1])
         groups = [tissue_groups(rows[:, :n_components], rng) for rows in (own, other)]
         found = register_maps(moving, fixed, *groups, reflection=self.frame.reflection, rng=rng)
-        return _Laid(found.rigid, "tissue maps", found.score, found.score >= POOR_SCORE, ())
+        notes = unit_notes(moving, fixed, False)
+        return _Laid(found.rigid, "tissue maps", found.score, found.score >= POOR_SCORE, notes)
 
     def _facts(self) -> AtlasFacts:
         vector = self.working.vector

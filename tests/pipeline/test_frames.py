@@ -9,7 +9,7 @@ import anndata
 import numpy as np
 import pytest
 import spatialdata
-from small_stores import N_SPOTS, build, make_table, tree_hash
+from small_stores import N_SPOTS, build, make_table, ok, tree_hash
 
 from atlasnmf import models, pipeline
 from atlasnmf.errors import BadInput, BadOption
@@ -85,6 +85,18 @@ def test_two_of_three_slices_in_the_order_named(tmp_path: Path) -> None:
     assert tree_hash(store / "tables" / "slice_1") == before
     assert set(matches_of(store)["source_table"]) == {"slice_2"}
     assert set(matches_of(store)["target_table"]) == {"slice_0"}
+
+
+def test_lists_on_the_command_line(tmp_path: Path) -> None:
+    store = build(tmp_path, *(make_table(seed) for seed in range(3)))
+    steps = ["--pretrain-steps", "2", "--fuse-steps", "2", "--no-start", "--hidden", "12,8", "--heads", "2"]
+    ok("fit", "spatialfuser", str(store), "--slices", "slice_2,slice_0", "--workers", "1", *steps)
+    assert set(matches_of(store)["target_table"]) == {"slice_0"}
+    assert spatialdata.read_zarr(store).tables["slice_0"].obsm["X_spatialfuser"].shape == (N_SPOTS, 8)
+    assert (
+        "--slices slice_2,slice_0"
+        in spatialdata.read_zarr(store).tables["slice_0"].uns["spatialfuser"]["command"]
+    )
 
 
 def test_slices_of_one_table(tmp_path: Path) -> None:
@@ -207,3 +219,20 @@ def test_what_cannot_be_used_is_refused_and_nothing_changes(
 def test_options_that_do_not_go_together(params: dict[str, Any]) -> None:
     with pytest.raises(BadOption, match="--"):
         models.params("spatialfuser")(**params)
+
+
+def test_positions_in_other_units_are_said(tmp_path: Path) -> None:
+    other = other_features(make_table(1))
+    other.obsm["spatial"] = other.obsm["spatial"] * 1000.0
+    heard = Heard()
+    run(build(tmp_path, make_table(0), other), events=heard)
+    assert any("unit" in message for message in heard.warnings), heard.warnings
+
+
+def test_a_graph_in_pieces(tmp_path: Path) -> None:
+    torn = make_table(0)
+    torn.obsm["spatial"] = torn.obsm["spatial"] + 500.0 * (np.arange(N_SPOTS) % 4 == 0)[:, None]
+    store = build(tmp_path, torn, make_table(1))
+    run(store, register_by="none")
+    stored = spatialdata.read_zarr(store).tables["slice_0"]
+    assert np.isfinite(stored.obsm["X_spatialfuser"]).all()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from atlasnmf.errors import BadOption
-from atlasnmf.options import Options
+from atlasnmf.options import Options, split_list
 from atlasnmf.schema import FrameNeeds, Needs
 
 __all__ = [
@@ -97,6 +97,11 @@ class Params(Options):
     )
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
+
+    @field_validator("hidden", mode="before")
+    @classmethod
+    def _widths(cls, value: Any) -> Any:
+        return split_list(value)
 
     @field_validator("batch_spots")
     @classmethod
