@@ -25,8 +25,13 @@ POOR_SCORE = 0.1
 
 #: Groups a slice is cut into, spots that are grouped, and spots that moves are judged by, at most.
 _GROUPS, _GROUPED, _JUDGED = 8, 20_000, 6000
+#: Spots there must be for every pair of groups.
+_SPOTS_A_PAIR = 30
 #: Turns tried, pixels along the longer side of the larger slice, and starts that are refined.
 _TURNS, _PIXELS, _STARTS = 72, 48, 8
+#: Nats a spot below which the groups of two slices have nothing to do with each other: those of one tissue
+#: have .7 and more, torn ones .04.
+_LEAST_INFORMATION = 0.1
 #: Least share of the smaller slice that must lie on the larger one.
 _LEAST_OVERLAP = 0.2
 #: Two moves are the same when they differ by less than this turn (degrees) and this share of the extent.
@@ -62,7 +67,7 @@ def tissue_groups(features: np.ndarray, rng: np.random.Generator, n_groups: int 
     rng
         Draws the spots that centres are sought among.
     n_groups
-        Groups.
+        Groups, at most: slices of few spots have fewer.
 
     Returns
     -------
@@ -72,6 +77,8 @@ def tissue_groups(features: np.ndarray, rng: np.random.Generator, n_groups: int 
     from sklearn.cluster import KMeans
 
     rows = np.sort(rng.permutation(len(features))[:_GROUPED])
+    # pairs of groups must be rarer than spots, or chance finds a move that explains them all
+    n_groups = max(min(n_groups, int(np.sqrt(len(features) / _SPOTS_A_PAIR))), 2)
     n_groups = min(n_groups, len(np.unique(features[rows], axis=0)))
     means = KMeans(n_groups, n_init=5, random_state=int(rng.integers(2**31))).fit(features[rows])
     return means.predict(features).astype(np.int64)
@@ -125,8 +132,9 @@ def register_maps(
         if _differs(move, found[best], points.mean(axis=0), extent)
     ]
     rival = max(others, default=0.0)
+    information = gains[best] / len(points)
     score = float(np.clip(2 * (gains[best] - max(rival, 0.0)) / max(gains[best], 1e-12), 0, 1))
-    return TissueMove(found[best], score, gains[best] / len(points))
+    return TissueMove(found[best], score if information > _LEAST_INFORMATION else 0.0, information)
 
 
 def _differs(one: Rigid, other: Rigid, centre: np.ndarray, extent: float) -> bool:

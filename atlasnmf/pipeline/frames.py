@@ -258,9 +258,11 @@ class FramePreparation(Preparation):
                 continue
             placed.append(found.rigid.apply(given[s]))
             if not found.trusted:
+                alike = self.kinds[s] == self.kinds[onto]
+                so = "its spots are matched by features alone" if alike else "its spots are not matched"
                 notes.append(
                     f"slice {names[s]!r} could not be laid onto {names[onto]!r} (score {found.score:.2f}): "
-                    "its spots are matched by features alone; if positions share a frame, --register-by none"
+                    f"{so}; if positions share a frame, --register-by none"
                 )
             notes += [f"{names[s]}: {note}" for note in found.notes]
             moves.append(

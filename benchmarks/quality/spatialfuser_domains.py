@@ -39,7 +39,7 @@ VARIANTS = {
     "start alone": {"pretrain_steps": 0, "fuse_steps": 0},
     "from chance": {"start": False, "hidden": (32, 32)},
     "no similarity": {"similarity": False},
-    "long range, alpha .2": {"alpha": 0.2},
+    "long range": {"alpha": 0.2},
     "one layer": {"hidden": (32,)},
     "three layers": {"hidden": (32, 32, 32)},
     "not averaged": {"averaging": 0},
@@ -47,7 +47,7 @@ VARIANTS = {
     "4 rounds": {"averaging": 4},
     "10 components": {"components": 10},
     "24 components": {"components": 24},
-    "200 steps, reconstruction weight 1": {
+    "trained harder": {
         "pretrain_steps": 200,
         "fuse_steps": 200,
         "reconstruction_weight": 1.0,

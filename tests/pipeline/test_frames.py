@@ -131,7 +131,7 @@ def test_two_modalities_without_a_common_name(tmp_path: Path) -> None:
     store = build(tmp_path, make_table(0), other_features(make_table(1)))
     atlas = open_atlas(store)
     assert kinds_of(atlas, "auto").tolist() == [0, 1]
-    outcome = run(store)
+    outcome = run(store, register_by="none")  # bands of tissue look the same from both ends
     assert outcome.fit.prepared.facts.components.shape[0] == 2
     found = matches_of(store)
     assert len(found) > 20
@@ -219,6 +219,16 @@ def test_what_cannot_be_used_is_refused_and_nothing_changes(
 def test_options_that_do_not_go_together(params: dict[str, Any]) -> None:
     with pytest.raises(BadOption, match="--"):
         models.params("spatialfuser")(**params)
+
+
+def test_modalities_without_a_frame_are_not_matched(tmp_path: Path) -> None:
+    rng, other = np.random.default_rng(5), other_features(make_table(1))
+    other.obsm["spatial"] = rng.uniform(0, 15, (N_SPOTS, 2))  # regions torn apart: nothing to lay on anything
+    heard = Heard()
+    outcome = run(build(tmp_path, make_table(0), other), events=heard, register_by="features")
+    assert any("not matched" in message for message in heard.warnings), heard.warnings
+    assert outcome.record()["quality"]["links"][0]["n_pairs"] == 0
+    assert len(matches_of(tmp_path / "store.zarr")) == 0
 
 
 def test_positions_in_other_units_are_said(tmp_path: Path) -> None:

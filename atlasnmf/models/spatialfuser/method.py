@@ -58,6 +58,22 @@ class Model:
             found["spatialfuser_denoised"] = self._denoised(state, batch, genes)
         return found
 
+    def _unmatched(self, a: int, b: int) -> dict[str, Any]:
+        """Return the record of two slices that nothing can be said of together."""
+        n_spots = int(self.facts.n_spots[a] + self.facts.n_spots[b])
+        return {
+            "source": self.facts.slices[a],
+            "target": self.facts.slices[b],
+            "n_pairs": 0,
+            "n_passed": 0,
+            "unmatched": 1.0,
+            "without_candidates": n_spots,
+            "threshold": float("nan"),
+            "bin_score": float("nan"),
+            "max_distance": None,
+            "iterations": 0,
+        }
+
     @torch.no_grad()
     def _denoised(self, state: State, batch: SliceBatch, genes: tuple[str, ...]) -> np.ndarray:
         """Return what the decoder makes of the core spots, as log counts of some genes."""
@@ -87,6 +103,9 @@ class Model:
         embeddings = [rows.cpu().numpy() for rows in state.embedding]
         pairs: list[np.ndarray] = []
         for link, (a, b) in enumerate(links.slices):
+            if not links.comparable(link):
+                found.append(self._unmatched(a, b))
+                continue
             matches = links.match(link, embeddings, state.own, "final")
             pairs.append(
                 np.stack(

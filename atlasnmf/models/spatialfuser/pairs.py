@@ -92,6 +92,14 @@ class Links:
         kinds = (0,) * facts.n_slices if facts.kinds is None else tuple(facts.kinds.tolist())
         return cls(slices, tuple(radii), positions, kinds, params, seed)
 
+    def comparable(self, link: int) -> bool:
+        """Say whether the two slices of a link can be matched: they share features, or a frame.
+
+        Embeddings of two encoders mean nothing to each other, and without a frame nothing else does either.
+        """
+        a, b = self.slices[link]
+        return self.kinds[a] == self.kinds[b] or self.radii[link] is not None
+
     def reach(self, slice_index: int) -> float:
         """Return the distance beyond which a spot of the same slice counts as another place."""
         near = [

@@ -354,6 +354,9 @@ class FuserMethod:
         embeddings = self._projected(state, state.latents)
         state.pairs = []
         for link, (a, b) in enumerate(self.links.slices):
+            if not self.links.comparable(link):
+                state.pairs.append(Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64)))
+                continue
             found = self.links.match(link, embeddings, state.own, state.step)
             # a spot that no step has seen yet has no embedding to be matched by
             known = state.seen[a][found.source] & state.seen[b][found.target]
