@@ -112,7 +112,7 @@ def _write_matches(writer: ResultWriter, fit: Fit, pairs: SpotPairs, written: di
     index = pd.Index([f"pair_{number}" for number in range(len(pairs.score))], dtype=object)
     name = renamed(f"{fit.request.model}_matches", fit.request)
     writer.table(name, pd.DataFrame(columns, index=index))
-    written[name] = []
+    written[name] = ["source", "target", "score", "passed"]
 
 
 def add_per_spot(
