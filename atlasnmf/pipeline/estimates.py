@@ -104,8 +104,12 @@ def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
     disk = n_spots * (
         nnz * _COUNT_BYTES + sizes.smoothed_nnz * _SMOOTHED_BYTES + n_scores * _SCORE_BYTES + 30
     )
-    held = min(n_spots * sizes.row_bytes, limits.budget.array_bytes / 2)
-    memory = INTERPRETER_BYTES + n_spots * VECTOR_BYTES + held + sizes.step_bytes(sizes.batch_spots)
+    step, room = sizes.step_bytes(sizes.batch_spots), limits.budget.array_bytes / 2
+    if not sizes.batch_spots:
+        # a model that goes over all spots leaves its rows half of the rest, or a little
+        room = max((limits.budget.array_bytes - step) / 2, limits.budget.array_bytes / 8)
+    held = min(n_spots * sizes.row_bytes, room)
+    memory = INTERPRETER_BYTES + n_spots * VECTOR_BYTES + held + step
     width = 2 * sizes.n_genes if settled.hops else n_scores
     speed = _gflops()
     flops = models.fit_flops(request.model, params, n_spots=n_spots, n_genes=sizes.n_genes, nnz=nnz)

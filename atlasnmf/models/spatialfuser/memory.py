@@ -21,6 +21,9 @@ _WEIGHT_BYTES = 16
 #: Bytes kept of every spot beside its embeddings (position, flags, order), and of a candidate pair;
 #: candidates of a spot at most, half of them counted from either side.
 _SPOT_BYTES, _PAIR_BYTES, _SPOT_PAIRS = 64, 24, 160
+#: What a row costs in a step beside its products (edges, normalisations, reading), and a candidate pair in a
+#: matching, in operations of a dense product: measured at a million spots.
+_ROW_FLOPS, _PAIR_FLOPS = 60_000, 8000
 #: Tiles are no larger than this: they hold their halo several times over, and caches hold no more.
 _LARGEST_TILE = 8192
 _SMALLEST_TILE = 256
@@ -89,4 +92,8 @@ def fit_flops(params: Params, *, n_spots: float, n_genes: float, nnz: float) -> 
     weights = sum(a * b / params.heads for a, b in pairwise(widths))
     weights = 2 * weights + sum(width**2 for width in params.hidden)
     rows = n_spots if params.batch_spots == "auto" else min(n_spots, 2 * params.batch_spots)
-    return 6 * rows * weights * (params.pretrain_steps + params.fuse_steps)
+    steps = params.pretrain_steps + params.fuse_steps
+    epoch = n_spots / max(rows, 1)
+    n_matchings = 1 + params.fuse_steps / max(params.match_every, epoch) if params.fuse_steps else 0
+    pairs = min(_SPOT_PAIRS * n_spots, CANDIDATES)
+    return rows * steps * (6 * weights + _ROW_FLOPS) + n_matchings * pairs * _PAIR_FLOPS
