@@ -21,6 +21,8 @@ from atlasnmf import models
 PROGRAM = str(Path(sys.executable).with_name("atlasnmf"))
 #: A run takes some ten seconds; one that hangs fails.
 TIMEOUT_S = 300
+#: Kills of a model in the slow tests; ``ATLASNMF_KILLS=10`` for a longer trial.
+N_KILLS = int(os.environ.get("ATLASNMF_KILLS", "4"))
 FITS = {
     "inspire": ["--n-factors", "6", "--steps", "60", "--seed", "3", "--checkpoint-every", "10"],
     "stanmf": ["--ranks", "3-6", "--replicates", "3", "--max-iterations", "60", "--checkpoint-every", "40"],
@@ -132,6 +134,6 @@ def test_two_kills(undisturbed: Undisturbed, trial: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trial", range(10))
-def test_ten_kills(undisturbed: Undisturbed, trial: int) -> None:
-    kill_and_resume(undisturbed, trial, 10)
+@pytest.mark.parametrize("trial", range(N_KILLS))
+def test_more_kills(undisturbed: Undisturbed, trial: int) -> None:
+    kill_and_resume(undisturbed, trial, N_KILLS)
