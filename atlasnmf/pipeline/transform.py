@@ -66,7 +66,8 @@ def transform(
     from atlasnmf.store.results import ResultWriter
     from atlasnmf.store.working import WorkingCopy
 
-    if needs_of(fit.request, fit.atlas.n_spots).passes:
+    needs = needs_of(fit.request, fit.atlas.n_spots)
+    if needs.passes or needs.frame is not None:
         raise BadOption(f"{fit.request.model} has no embedding of new spots; fit it to a store that has them")
     _require_genes(fit, atlas)
     run: RunOptions = fit.request.run.model_copy(

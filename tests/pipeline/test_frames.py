@@ -246,3 +246,9 @@ def test_a_graph_in_pieces(tmp_path: Path) -> None:
     run(store, register_by="none")
     stored = spatialdata.read_zarr(store).tables["slice_0"]
     assert np.isfinite(stored.obsm["X_spatialfuser"]).all()
+
+
+def test_new_spots_are_refused(tmp_path: Path) -> None:
+    outcome = run(build(tmp_path))
+    with pytest.raises(BadOption, match="fit it to a store"):
+        outcome.fit.transform(open_atlas(tmp_path / "store.zarr"), key_added="other")
