@@ -181,6 +181,7 @@ def test_a_small_radius_leaves_spots_to_the_dustbin_and_counts_them(tmp_path: Pa
     [
         ([0], {"heads": 80, "components": 80, "hidden": (80,)}, {}, BadInput, "64 features"),
         ([0, 1], {"denoise": "g0001"}, {}, BadOption, "did you mean"),
+        ([0, 1], {"alpha": 0.2, "batch_spots": 64}, {}, BadOption, "--batch-spots"),
         ([0, 1], {}, {"slices": ("slice_0", "slice_7")}, BadOption, "slice_7"),
         ([0, 1], {}, {"slices": ("slice_0", "slice_0")}, BadOption, "once"),
         (["other", 1], {"encoders": "shared"}, {}, BadInput, "no feature in common"),
@@ -214,6 +215,7 @@ def test_what_cannot_be_used_is_refused_and_nothing_changes(
         {"batch_spots": 3},
         {"tau": 0},
         {"hidden": ()},
+        {"alpha": 0.2, "denoise": "all"},
     ],
 )
 def test_options_that_do_not_go_together(params: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from atlasnmf.errors import BadOption
 from atlasnmf.models.spatialfuser.params import CANDIDATES, OWN_COMPONENTS, Params
 from atlasnmf.tiles.plan import expected_halo
 
@@ -75,6 +76,11 @@ def settle(
     if whole <= room:
         return params.model_copy(update={"batch_spots": max(n_spots, 8)}), (
             f"whole slices in every step ({whole / 1e9:.1f} GB of {array_bytes / 1e9:.1f} GB)"
+        )
+    if params.alpha:
+        raise BadOption(
+            f"--alpha averages over whole slices, which take {whole / 1e9:.1f} GB of {array_bytes / 1e9:.1f} GB; "
+            "raise --memory-budget or leave --alpha out"
         )
     spots = _LARGEST_TILE
     while spots > _SMALLEST_TILE and step_bytes(params, n_rows=2 * spots, **sizes) > room:

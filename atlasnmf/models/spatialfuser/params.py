@@ -116,6 +116,8 @@ class Params(Options):
             raise ValueError(
                 f"--hidden {','.join(map(str, self.hidden))} are no multiples of --heads {self.heads}"
             )
+        if self.alpha and self.denoise:
+            raise ValueError("--denoise goes by tiles and --alpha over whole slices; leave one of them out")
         if self.features == "scores" and self.components < self.heads:
             raise ValueError(
                 f"{self.heads} heads cannot share {self.components} components; ask for fewer --heads"

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atlasnmf.errors import BadOption
 from atlasnmf.kernels.cpu.dense import fill_dense
 from atlasnmf.kernels.cpu.lognorm import log_normalise
 from atlasnmf.models.spatialfuser import losses
@@ -127,7 +128,13 @@ class FuserMethod:
         self.offsets = np.concatenate([[0], np.cumsum(facts.n_spots)]).astype(np.int64)
         self.links = Links.of(params, facts, seed)
         self.genes = [np.flatnonzero(mask) for mask in facts.gene_mask]
-        wanted_genes(params, facts.genes)  # refused before anything is trained
+        # refused before anything is trained
+        wanted_genes(params, facts.genes)
+        if params.alpha and isinstance(params.batch_spots, int) and params.batch_spots < facts.n_spots.max():
+            raise BadOption(
+                f"--alpha averages over whole slices of up to {int(facts.n_spots.max()):,} spots and a step "
+                f"has {params.batch_spots:,}; leave --batch-spots out, or --alpha"
+            )
         self.fuse_steps = params.fuse_steps if facts.n_slices > 1 else 0
         # spots are not matched before every one of them has been seen
         self.pretrain_steps = (
