@@ -79,7 +79,7 @@ def settle(
         )
     if params.alpha:
         raise BadOption(
-            f"--alpha averages over whole slices, which take {whole / 1e9:.1f} GB of {array_bytes / 1e9:.1f} GB; "
+            f"--alpha averages over whole slices, {whole / 1e9:.1f} GB of {array_bytes / 1e9:.1f} GB; "
             "raise --memory-budget or leave --alpha out"
         )
     spots = _LARGEST_TILE
