@@ -43,7 +43,7 @@ class Params(Options):
     components: int = Field(16, ge=2, description="Components the encoders read.")
     averaging: int = Field(2, ge=0, le=8, description="Rounds of averaging of the components that are read.")
     hidden: tuple[int, ...] = Field(
-        (32, 32), description="Widths of the layers; the last is the embedding's."
+        (32, 32), description="Widths of the layers, the last the embedding's; with --start how many count."
     )
     heads: int = Field(1, ge=1, description="Attention heads; every width is a multiple of them.")
     similarity: bool = Field(True, description="Weigh neighbours by how alike the last embeddings are.")
@@ -190,7 +190,7 @@ def needs(params: Params, n_spots: int) -> Needs:
     n_components = max(params.components, OWN_COMPONENTS if params.own_weight else 0)
     return Needs(
         integer_counts=False,
-        min_genes=max(params.heads, 2),
+        min_genes=params.heads + 1,  # as many components as heads, and a gene more
         n_hvgs=3000,
         n_components=n_components if scores else 0,
         component_hops=params.averaging if scores else 0,

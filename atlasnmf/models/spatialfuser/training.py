@@ -191,7 +191,8 @@ class FuserMethod:
     def _n_in(self, slice_index: int) -> int:
         if self.params.features == "scores":
             assert self.facts.component_scale is not None
-            return int(min(self.params.components, self.facts.component_scale.shape[-1]))
+            known = min(self.params.components, self.facts.component_scale.shape[-1])
+            return int(known - known % self.params.heads)  # every head has as many
         return len(self.genes[slice_index])
 
     def init(self, sample: list[SliceBatch]) -> State:

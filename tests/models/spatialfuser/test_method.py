@@ -142,6 +142,13 @@ def test_matches_join_the_same_domains():
     assert distance.max() <= 0.3 + 1e-6  # ten spacings
 
 
+def test_heads_share_the_components_evenly():
+    model, source = model_of(heads=4, hidden=(8, 8))
+    state = trained(model, units(source))
+    assert state.embedding[0].shape == (N, P - P % 4)
+    assert torch.isfinite(state.embedding[0]).all()
+
+
 def test_one_slice_is_embedded_alone():
     model, source = model_of(n_slices=1)
     state = trained(model, units(source))
