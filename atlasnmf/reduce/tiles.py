@@ -8,6 +8,7 @@ tile is an ordinary, retryable Dask task.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ __all__ = ["map_tiles", "run_reduction", "stream_tiles"]
 _AHEAD = 2
 #: How often a tile is run again after its worker died or its read failed.
 _RETRIES = 3
+#: Waits before a task is sent anew to workers of which one has died: the scheduler soon knows that it has.
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 
 def stream_tiles(
@@ -196,15 +199,14 @@ def _on_cluster(task: Callable[[Any], Any], items: Sequence[Any], client: Client
 
 
 def _in_order(task: Callable[[Any], Any], items: Sequence[Any], client: Client) -> Iterator[Any]:
-    # The task, with whatever matrices it carries, goes to every worker once and not with every tile.
-    shared = client.scatter(task, broadcast=True, hash=False)
+    shared = _shared(task, client)
     window = _AHEAD * max(sum(client.nthreads().values()), 1)
-    waiting: deque[tuple[Any, Any]] = deque()
+    waiting: deque[tuple[Any, Any, Any]] = deque()
 
-    def submit(item: Any) -> Any:
-        return client.submit(_apply, shared, item, pure=False, retries=_RETRIES)
+    def submit(item: Any) -> tuple[Any, Any, Any]:
+        return item, client.submit(_apply, shared, item, pure=False, retries=_RETRIES), shared
 
-    def result(item: Any, future: Any) -> Any:
+    def result(item: Any, future: Any, used: Any) -> Any:
         nonlocal shared
         from distributed.client import FutureCancelledError
 
@@ -212,20 +214,40 @@ def _in_order(task: Callable[[Any], Any], items: Sequence[Any], client: Client) 
             try:
                 return future.result()
             except FutureCancelledError:  # every worker that held the shared task is gone
-                shared = client.scatter(task, broadcast=True, hash=False)
-                future = submit(item)
+                if used is shared:
+                    shared = _shared(task, client)
+                _, future, used = submit(item)
         return future.result()
 
     try:
         for item in items:
-            waiting.append((item, submit(item)))
+            waiting.append(submit(item))
             while waiting and (len(waiting) >= window or waiting[0][1].done()):
                 yield result(*waiting.popleft())
         while waiting:
             yield result(*waiting.popleft())
     finally:
         if client.status == "running":
-            client.cancel([future for _, future in waiting])
+            client.cancel([future for _, future, _ in waiting])
+
+
+def _shared(task: Callable[[Any], Any], client: Client) -> Any:
+    """Send a task, with whatever matrices it carries, to a worker once and not with every tile.
+
+    The others get it from one another. Sent to all at once, Dask waits for ever for one that dies meanwhile;
+    and sent to one that dies, it looks from here as if the scheduler had gone: whether it has is told by the
+    connection a moment later.
+    """
+    from distributed.comm import CommClosedError
+
+    for pause_s in _PAUSES_S:
+        if client.status != "running":
+            raise CommClosedError
+        try:
+            return client.scatter(task, hash=False)
+        except (OSError, KeyError):  # the connection to a worker broke, or its address is no longer known
+            time.sleep(pause_s)
+    return client.scatter(task, hash=False)
 
 
 def _apply(task: Callable[[Any], Any], item: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atlasnmf.errors import Interrupted
 from atlasnmf.events import Silent
 from atlasnmf.reduce import Reduction, add, map_tiles, run_reduction, stream_tiles
 
@@ -182,3 +184,30 @@ def test_worker_that_dies_is_replaced(tmp_path: Path, n_workers: int) -> None:
     work: Callable[[range], int] = partial(die_once, tmp_path / "died")
     with cluster(n_workers=n_workers, threads_per_worker=1) as client:
         assert map_tiles(work, TILES, client=client) == [tile.start for tile in TILES]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("time_will_tell", [0.0, 0.05, 0.3])
+def test_worker_dies_while_the_task_is_sent(monkeypatch: pytest.MonkeyPatch, time_will_tell: float) -> None:
+    """The scheduler still counts a worker that has just died, and fails, or hangs, on sending to it."""
+    with cluster(n_workers=2, threads_per_worker=1) as client:
+        send, alive = client.scatter, client.run(os.getpid)
+
+        def send_to_the_dead(*args: Any, **options: Any) -> Any:
+            if alive:
+                os.kill(alive.popitem()[1], signal.SIGKILL)
+                time.sleep(time_will_tell)
+            return send(*args, **options)
+
+        monkeypatch.setattr(client, "scatter", send_to_the_dead)
+        for _ in range(2):
+            assert map_tiles(abs, range(-5, 0), client=client) == [5, 4, 3, 2, 1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scheduler_that_is_gone_is_said_so() -> None:
+    with cluster(n_workers=1, threads_per_worker=1) as client:
+        client.cluster.close()
+        with pytest.raises(Interrupted, match="scheduler is gone"):
+            map_tiles(abs, range(3), client=client)
