@@ -12,7 +12,7 @@ import numpy as np
 
 from atlasnmf.errors import BadOption
 
-__all__ = ["TWINS", "carrier", "gpu_available", "kernel", "side_of", "to_host"]
+__all__ = ["HOST_ONLY", "TWINS", "carrier", "gpu_available", "kernel", "side_of", "to_host"]
 
 #: Kernel files that exist on both sides under the same names.
 TWINS = (
@@ -26,7 +26,20 @@ TWINS = (
     "hals",
     "em",
     "sinkhorn",
+    "pairs",
+    "dense",
+    "curve",
+    "fill",
+    "running_sums",
 )
+
+#: Kernel files without a twin, and why: what they work on is never on a device, or torch does it there.
+HOST_ONLY = {
+    "attention": "differentiated by torch, whose form for devices is models/spatialfuser/attention.py",
+    "gaussians": "a few thousand points a step of scipy's optimiser, which wants a number back every time",
+    "histograms": "values come from disk tile by tile, and reading them takes longer than counting them",
+    "unions": "lists triples of regions, a few hundred of them, for linking that runs on the host",
+}
 
 
 @cache

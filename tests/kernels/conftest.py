@@ -65,6 +65,8 @@ class Side:
         self.name = name
 
     def __getattr__(self, module):
+        if module not in dispatch.TWINS:
+            raise AttributeError(module)
         folder = "cpu" if self.name == "cpu" else "gpu"
         return Module(importlib.import_module(f"atlasnmf.kernels.{folder}.{module}"), folder)
 
@@ -81,9 +83,12 @@ class Module:
             return function
 
         def call(*args, **kwargs):
-            return _back(
-                function(*map(_there, args), **{key: _there(value) for key, value in kwargs.items()})
-            )
+            there = [_there(value) for value in args]
+            answer = function(*there, **{key: _there(value) for key, value in kwargs.items()})
+            if answer is None:  # works in place
+                for value, changed in zip(args, there, strict=True):
+                    _write_back(value, changed)
+            return _back(answer)
 
         return call
 
@@ -91,7 +96,19 @@ class Module:
 def _there(value):
     import cupy
 
+    if type(value) is tuple:
+        return tuple(_there(part) for part in value)
     return cupy.asarray(value) if isinstance(value, np.ndarray) else value
+
+
+def _write_back(value, changed):
+    import cupy
+
+    if isinstance(value, tuple):
+        for part, other in zip(value, changed, strict=True):
+            _write_back(part, other)
+    elif isinstance(value, np.ndarray):
+        value[...] = cupy.asnumpy(changed)
 
 
 def _back(value):

@@ -118,6 +118,8 @@ class HostCupy(types.ModuleType):
         self._libraries = {}
 
     def __getattr__(self, name):
+        if name.startswith("__"):  # those of a module, which others look at
+            raise AttributeError(name)
         function = getattr(np, name)
 
         def on_device(*args, **kwargs):
@@ -128,7 +130,8 @@ class HostCupy(types.ModuleType):
         return on_device
 
     def asarray(self, value, dtype=None):
-        return np.array(value, dtype=dtype, copy=None).view(DeviceArray)
+        there = isinstance(value, DeviceArray)  # only then no copy is made
+        return np.array(value, dtype=dtype, copy=None if there else True).view(DeviceArray)
 
     def asnumpy(self, value):
         return np.array(value).view(np.ndarray)

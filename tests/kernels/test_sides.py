@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import atlasnmf.kernels.cpu
 import atlasnmf.kernels.gpu
 from atlasnmf.errors import BadOption
 from atlasnmf.kernels import dispatch
@@ -21,8 +22,17 @@ def side_module(folder, name):
     return importlib.import_module(f"atlasnmf.kernels.{folder}.{name}")
 
 
+CPU_FILES = sorted(path.stem for path in Path(atlasnmf.kernels.cpu.__file__).parent.glob("[a-z]*.py"))
+
+
 def test_every_twin_is_there():
     assert set(GPU_FILES) == set(dispatch.TWINS)
+
+
+def test_every_kernel_has_a_twin_or_a_reason():
+    assert not set(dispatch.TWINS) & set(dispatch.HOST_ONLY)
+    assert set(CPU_FILES) == {*dispatch.TWINS, *dispatch.HOST_ONLY}
+    assert all(len(reason.split()) > 5 for reason in dispatch.HOST_ONLY.values())
 
 
 @pytest.mark.parametrize("name", dispatch.TWINS)

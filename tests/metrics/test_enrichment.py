@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
-from atlasnmf.kernels.cpu.running_sums import draw_positions, equal_running_sums, running_sums
 from atlasnmf.metrics import benjamini_hochberg, over_representation, preranked_gsea
 
 
@@ -14,28 +13,6 @@ def plain_score(weights, positions):
     steps = np.where(hits, weights / weights[hits].sum(), -1 / (~hits).sum())
     path = np.concatenate([[0], np.cumsum(steps)])
     return path.max() if path.max() >= -path.min() - 1e-15 else path.min()
-
-
-def test_running_sums_are_those_of_the_plain_formula():
-    rng = np.random.default_rng(0)
-    weights = np.sort(rng.gamma(1.0, size=60))[::-1].copy()
-    sets = [np.sort(rng.choice(60, size, replace=False)) for size in (1, 5, 20, 59)]
-    starts = np.cumsum([0, *map(len, sets)])
-    found = running_sums(weights, np.concatenate(sets), starts)
-    np.testing.assert_allclose(found, [plain_score(weights, own) for own in sets], atol=1e-12)
-    both = np.stack([weights, np.ones(60)], axis=1)
-    equal = equal_running_sums(both, np.stack([sets[1], sets[1]]))
-    np.testing.assert_allclose(equal[0], found[1], atol=1e-12)
-    np.testing.assert_allclose(equal[1], plain_score(np.ones(60), sets[1]), atol=1e-12)
-
-
-def test_draws_are_distinct_ascending_and_uniform():
-    rng = np.random.default_rng(1)
-    drawn = draw_positions(rng.random((20_000, 3)), 7)
-    assert (np.diff(drawn, axis=1) > 0).all()
-    assert (drawn >= 0).all()
-    share = np.bincount(drawn.ravel(), minlength=7) / len(drawn)
-    np.testing.assert_allclose(share, 3 / 7, atol=0.02)
 
 
 def test_p_values_against_exact_counting():

@@ -1,18 +1,7 @@
 import numpy as np
 import pytest
 
-from atlasnmf.kernels.cpu.curve import hilbert_keys
 from atlasnmf.tiles.order import hilbert_index, spatial_order
-
-
-@pytest.mark.parametrize(("d", "bits"), [(2, 1), (2, 4), (3, 1), (3, 3), (1, 5)])
-def test_the_curve_visits_every_cell_once_by_steps_of_one(d, bits):
-    axes = np.meshgrid(*[np.arange(2**bits)] * d, indexing="ij")
-    cells = np.stack(axes, -1).reshape(-1, d)
-    keys = hilbert_keys(cells, bits)
-    np.testing.assert_array_equal(np.sort(keys), np.arange(len(cells)))
-    steps = np.abs(np.diff(cells[np.argsort(keys)], axis=0)).sum(axis=1)
-    np.testing.assert_array_equal(steps, 1)
 
 
 @pytest.mark.parametrize("d", [2, 3])

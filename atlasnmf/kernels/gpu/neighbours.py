@@ -16,6 +16,7 @@ __all__ = [
     "knn_distances",
     "knn_index",
     "knn_neighbours",
+    "nearest",
     "radius_index",
     "radius_neighbours",
 ]
@@ -108,10 +109,10 @@ extern "C" __global__ void fill_within(
     }
 }
 
-/* The k nearest among the points in adjacent cells; `done` where no point farther off can be nearer. */
+/* The k nearest among the first points in adjacent cells; `done` where no point farther off can be nearer. */
 extern "C" __global__ void nearest_within(
     const double* coords, long long d, double radius, const long long* rows, long long n_rows,
-    GRID_PARAMETERS, long long k, int* all_found, double* all_distances, int* done)
+    GRID_PARAMETERS, long long k, long long n_points, int* all_found, double* all_distances, int* done)
 {
     const Grid grid = THE_GRID;
     for (long long row = (long long)blockIdx.x * blockDim.x + threadIdx.x; row < n_rows;
@@ -123,7 +124,7 @@ extern "C" __global__ void nearest_within(
             cells_in_a_row(grid, rows[row], corner, &lo, &hi);
             for (long long q = lo; q < hi; ++q) {
                 const int other = order[q];
-                if (other == rows[row]) continue;
+                if (other == rows[row] || other >= n_points) continue;
                 const double distance = squared_distance(grid, q, coords, rows[row]);
                 long long y = n_found < k ? n_found++ : k;
                 while (y > 0 && (distances[y - 1] > distance
@@ -218,7 +219,7 @@ def knn_neighbours(
     indices = cp.empty((len(asked), n_others + 1), dtype=np.int32)
     indices[:, 0] = asked
     if n_others:
-        indices[:, 1:] = _nearest(points, n_others, asked, index)[0]
+        indices[:, 1:] = nearest(points, n_others, asked, index)[0]
         indices = cp.sort(indices, axis=1)
     return indptr, indices.reshape(-1)
 
@@ -231,11 +232,32 @@ def knn_distances(coords: Any, k: int, rows: Any, *, index: Reach | None = None)
     n_others = min(int(k), max(len(points) - 1, 0))
     if n_others == 0:
         return cp.empty((len(asked), 0))
-    return cp.sqrt(_nearest(points, n_others, asked, index)[1])
+    return cp.sqrt(nearest(points, n_others, asked, index)[1])
 
 
-def _nearest(points: Any, k: int, rows: Any, reach: Reach | None) -> tuple[Any, Any]:
-    """Search within a radius, twice as far for the rows that have not found enough, and so on."""
+def nearest(
+    points: Any, k: int, rows: Any, reach: Reach | None = None, n_points: int | None = None
+) -> tuple[Any, Any]:
+    """Search within a radius, twice as far for the rows that have not found enough, and so on.
+
+    Parameters
+    ----------
+    points
+        From :func:`atlasnmf.kernels._cells.as_points`.
+    k
+        Neighbours wanted; as many there are.
+    rows
+        Points that ask, int64; they are not their own neighbours.
+    reach
+        From :func:`knn_index`.
+    n_points
+        Only the first points may be found; all by default.
+
+    Returns
+    -------
+    found, squared
+        int32 and float64, shape (len(rows), k), nearest first, ties by number.
+    """
     import cupy as cp
 
     reach = knn_index(points) if reach is None else reach
@@ -249,9 +271,9 @@ def _nearest(points: Any, k: int, rows: Any, reach: Reach | None) -> tuple[Any, 
         some_distances = cp.empty((len(waiting), k), dtype=np.float64)
         done = cp.zeros(len(waiting), dtype=np.int32)
         grid = build_cells(points, radius, cp)
-        _over_rows(
-            "nearest_within", points, radius, rows[waiting], grid, (k, some_found, some_distances, done)
-        )
+        given = (int(k), len(points) if n_points is None else int(n_points))
+        answers = (some_found, some_distances, done)
+        _over_rows("nearest_within", points, radius, rows[waiting], grid, (*given, *answers))
         is_done = done > 0 if radius <= reach.extent else cp.ones(len(waiting), dtype=bool)
         found[waiting[is_done]] = some_found[is_done]
         distances[waiting[is_done]] = some_distances[is_done]

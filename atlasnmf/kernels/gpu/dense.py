@@ -1,0 +1,46 @@
+"""CuPy twin of :mod:`atlasnmf.kernels.cpu.dense`: same names, arrays on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from atlasnmf.kernels.gpu._compile import launch
+
+__all__ = ["fill_dense"]
+
+#: A block a row: zeros first, then its values; every place has one owner.
+SOURCE = r"""
+extern "C" __global__ void fill_dense(
+    const long long* indptr, const int* indices, const REAL* data, long long n_rows, long long n_cols,
+    REAL* out)
+{
+    for (long long row = blockIdx.x; row < n_rows; row += gridDim.x) {
+        for (long long column = threadIdx.x; column < n_cols; column += blockDim.x)
+            out[row * n_cols + column] = 0;
+        __syncthreads();
+        for (long long j = indptr[row] + threadIdx.x; j < indptr[row + 1]; j += blockDim.x)
+            out[row * n_cols + indices[j]] = data[j];
+        __syncthreads();
+    }
+}
+"""
+_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+
+
+def fill_dense(indptr: Any, indices: Any, data: Any, out: Any) -> None:
+    """Write sparse rows into ``out``, C-ordered float32 or float64; see the CPU twin."""
+    import cupy as cp
+
+    if out.ndim != 2 or out.dtype not in _NAMES or not out.flags.c_contiguous:
+        raise ValueError(f"rows are written into a C-ordered float32 or float64 table, got {out.dtype}")
+    arguments = (
+        cp.asarray(indptr).astype(np.int64),
+        cp.asarray(indices).astype(np.int32),
+        cp.asarray(data).astype(out.dtype),
+        len(indptr) - 1,
+        out.shape[1],
+        out,
+    )
+    launch(SOURCE, "fill_dense", len(indptr) - 1, arguments, real=_NAMES[out.dtype])
