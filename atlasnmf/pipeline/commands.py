@@ -123,11 +123,11 @@ def fit(request: FitRequest, *, client: Client | None = None, events: Events = S
     atlas = _open(request.store, request.atlas)
     with connected(request.run.scheduler, client, workers=request.run.workers, events=events) as cluster:
         fitted = train(atlas, request, client=cluster, events=events)
-    try:
-        written = fitted.write()
-    except KeyboardInterrupt:
-        message = f"the results of {request.model} were not written"
-        raise Interrupted(message, resume_command(request.store, request.run)) from None
+        try:
+            written = fitted.write()
+        except (Interrupted, KeyboardInterrupt) as stop:
+            message = str(stop) or f"the results of {request.model} were not written"
+            raise Interrupted(message, resume_command(request.store, request.run)) from None
     return FitOutcome(fitted, written, time.perf_counter() - start)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from atlasnmf.pipeline.placing import (
 from atlasnmf.pipeline.preparation import Prepared, preparation_for
 from atlasnmf.pipeline.request import FitRequest, resume_command
 from atlasnmf.pipeline.sizes import settled_to, tile_spots
-from atlasnmf.schema import Needs, SliceBatch
+from atlasnmf.schema import Needs
 from atlasnmf.threads import operation_threads
 
 if TYPE_CHECKING:
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from atlasnmf.batches.loader import Loader
     from atlasnmf.batches.passes import Passes
     from atlasnmf.batches.sources import SpotSource
+    from atlasnmf.pipeline.inference import InferTile
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.working import WorkingCopy
+    from atlasnmf.tiles.plan import Tile
     from atlasnmf.train.method import Callback
 
 __all__ = ["Fit", "loader_for", "reopen", "train"]
@@ -82,6 +84,7 @@ class Fit:
     events: Events = SILENT
     quality: dict[str, Any] = field(default_factory=dict)
     _loader: Loader | None = None
+    _shared: tuple[Client, InferTile] | None = None
 
     @property
     def atlas(self) -> Atlas:
@@ -94,18 +97,33 @@ class Fit:
         assert self._loader is not None
         return self._loader.source
 
-    def embed(self, loader: Loader | None = None) -> Iterator[tuple[SliceBatch, dict[str, np.ndarray]]]:
-        """Yield what the model says of the core spots of each tile, in working order."""
+    def embed(self) -> Iterator[tuple[Tile, dict[str, np.ndarray]]]:
+        """Yield what the model says of the spots of each tile, in working order.
+
+        Workers that shared the training share this too, while they are there, where the model computes what
+        it says from a spot's rows and does not only look it up.
+        """
         from atlasnmf.tiles.plan import plan_tiles
 
-        loader = loader or self._loader
-        assert loader is not None
-        tiles = plan_tiles(loader.source.offsets, _TILE_SPOTS)
+        assert self._loader is not None
+        tiles = plan_tiles(self._loader.stored.offsets, _TILE_SPOTS)
         threads = operation_threads(Limits.of(self.request.run).n_threads)
-        with threads, self.events.stage("embed", loader.source.n_spots) as advance:
-            for batch in loader.tiles(tiles):
-                yield batch, self.model.infer(self.state, batch)
-                advance(batch.n_core)
+        with threads, self.events.stage("embed", self._loader.stored.n_spots) as advance:
+            for tile, values in zip(tiles, self._inferred(tiles), strict=True):
+                yield tile, values
+                advance(tile.n_spots)
+
+    def _inferred(self, tiles: Sequence[Tile]) -> Iterator[dict[str, np.ndarray]]:
+        from atlasnmf.reduce import stream_tiles
+
+        assert self._loader is not None
+        client, task = self._shared or (None, None)
+        if client is not None and client.status == "running" and getattr(self.model, "reads_rows", False):
+            assert task is not None
+            yield from stream_tiles(task, tiles, client=client)
+            return
+        for batch in self._loader.tiles(tiles):
+            yield self.model.infer(self.state, batch)
 
     def write(self) -> dict[str, list[str]]:
         """Write the results into the store, in the user's row order, all of them or none.
@@ -296,8 +314,10 @@ def _train(
     ]
     if hasattr(model, "line"):
         tellers.append(Tell(events, model.line))
-    start = time.perf_counter()
+    start, shared = time.perf_counter(), None
     if client is not None and request.run.train_workers:
+        from atlasnmf.pipeline.inference import InferTile
+
         job = FitJob(
             prepared.working.path.absolute(),
             folder.absolute(),
@@ -310,6 +330,7 @@ def _train(
         )
         outcome, figures = train_on_workers(client, job, tellers, events)
         state = model.method.unpack(outcome.tensors, outcome.scalars)
+        shared = client, InferTile(job)
     else:
         state, figures = _train_here(prepared, needs, request, limits, events, model, loader, tellers, client)
     return Fit(
@@ -322,6 +343,7 @@ def _train(
         wait_share=loader.wait_share,
         events=events,
         _loader=loader,
+        _shared=shared,
     )
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from atlasnmf import models
 from atlasnmf.budget import Budget
 from atlasnmf.errors import BadOption
-from atlasnmf.events import Events
+from atlasnmf.events import SILENT, Events
 from atlasnmf.kernels import dispatch
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.request import FitRequest
@@ -26,6 +26,7 @@ from atlasnmf.train.ranks.seat import Share
 if TYPE_CHECKING:
     from dask.distributed import Client
 
+    from atlasnmf.batches.loader import Loader
     from atlasnmf.train.ranks.seat import Outcome
 
 __all__ = [
@@ -121,8 +122,10 @@ class FitJob:
             return None
         return f"it does not see {self.path}; mount it there under the same path, or name another --work-dir"
 
-    def share(self, rank: int, n_ranks: int, device: str, events: Events) -> Share:
-        """Open what one rank trains with."""
+    def opened(
+        self, device: str, events: Events = SILENT, *, rank: int = 0, n_ranks: int = 1
+    ) -> tuple[Any, Loader]:
+        """Open, on a worker, the model and its rows, or a rank's share of them."""
         from atlasnmf.pipeline.fitting import loader_for
         from atlasnmf.store.working import WorkingCopy
 
@@ -132,15 +135,23 @@ class FitJob:
         loader = loader_for(
             WorkingCopy(self.path), self.needs, request, limits, events, rank=rank, n_ranks=n_ranks
         )
-        model = models.build(request.model, request.params, self.facts, device, run.seed)
+        return models.build(request.model, request.params, self.facts, device, run.seed), loader
+
+    def checkpoint(self, events: Events = SILENT) -> Checkpoint:
+        """Return where the training keeps its state."""
+        return Checkpoint(self.folder, self.key, every_steps=self.request.run.checkpoint_every, events=events)
+
+    def share(self, rank: int, n_ranks: int, device: str, events: Events) -> Share:
+        """Open what one rank trains with."""
+        run = self.request.run
+        model, loader = self.opened(device, events, rank=rank, n_ranks=n_ranks)
         history = History(self.folder / "metrics.jsonl", events=events, writes=rank == 0)
-        checkpoint = Checkpoint(self.folder, self.key, every_steps=run.checkpoint_every, events=events)
         return Share(
             method=model.method,
             units=loader,
             sample=lambda: loader.sample(sample_spots(self.facts.n_slices), run.seed),
-            checkpoint=checkpoint,
-            callbacks=watchers(history, request, events),
+            checkpoint=self.checkpoint(events),
+            callbacks=watchers(history, self.request, events),
             n_threads=run.threads,
         )
 

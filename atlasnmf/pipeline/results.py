@@ -132,21 +132,21 @@ def add_per_spot(
     """
     keys: list[str] = []
     one_slice = fit.prepared.facts.links is not None
-    for batch, values in fit.embed():
+    for tile, values in fit.embed():
         for name, rows in values.items():
             if name.endswith(leave_out):
                 continue
             key = renamed(name, fit.request)
             if key not in keys:
                 tables = (
-                    [fit.atlas.slices[batch.slice_index].table] if one_slice else list(written or []) or None
+                    [fit.atlas.slices[tile.slice_index].table] if one_slice else list(written or []) or None
                 )
                 writer.per_spot(key, rows.shape[1], tables=tables)
                 keys.append(key)
                 for table in tables or []:
                     if written is not None:
                         written[table].append(key)
-            writer.put(key, int(batch.rows[0]), rows)
+            writer.put(key, tile.start, rows)
             if collected is not None:
                 collected.offer(name, rows)
     return keys

@@ -92,7 +92,7 @@ def transform(
             atlas, working, needs, request.prepare, run, given=given, events=fit.events
         ).run()
         loader = loader_for(working, needs, request, Limits.of(run), fit.events)
-        new = replace(fit, request=request, prepared=prepared, _loader=loader, quality={})
+        new = replace(fit, request=request, prepared=prepared, _loader=loader, _shared=None, quality={})
         loadings = fit.model.result(fit.state).varm
         with ResultWriter(atlas, working.vector("order"), overwrite=overwrite) as writer:
             keys = add_per_spot(writer, new, leave_out=("discriminator",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from atlasnmf.events import Silent
 from atlasnmf.options import PrepareOptions, RunOptions
 from atlasnmf.pipeline import FitRequest
 from atlasnmf.reduce.cluster import processes
+from atlasnmf.store.atlas import open_atlas
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,23 @@ def test_two_workers_give_what_one_process_gives(client, clean, tmp_path, encode
         for other in (one, here):
             np.testing.assert_array_equal(other[name], value, err_msg=name)
         np.testing.assert_array_equal(again[name], two[name], err_msg=name)
+
+
+def test_spots_are_embedded_where_the_training_was(client, clean, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    store = Path(shutil.copytree(clean, tmp_path / "store.zarr"))
+    request = request_of(store)
+    trained = pipeline.train(open_atlas(str(store)), request, client=client)
+    here = [values for _, values in replace(trained, _shared=None).embed()]
+
+    def not_here(*args: object) -> None:
+        raise AssertionError("this process was asked")
+
+    monkeypatch.setattr(trained.model, "infer", not_here, raising=False)
+    there = [values for _, values in trained.embed()]
+    assert len(here) == len(there) > 1
+    for expected, values in zip(here, there, strict=True):
+        for name, rows in expected.items():
+            np.testing.assert_array_equal(values[name], rows, err_msg=name)
 
 
 class StopAt(Silent):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -410,6 +410,8 @@ class Model:
     params: Params
     facts: AtlasFacts
     method: InspireMethod
+    #: What is said of a spot is computed from its rows, so that any process with the networks can say it.
+    reads_rows: ClassVar[bool] = True
 
     @torch.no_grad()
     def infer(self, state: State, batch: SliceBatch) -> dict[str, np.ndarray]:
