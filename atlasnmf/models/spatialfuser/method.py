@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from atlasnmf.models.spatialfuser.params import Params, wanted_genes
-from atlasnmf.models.spatialfuser.training import FuserMethod, State
+from atlasnmf.models.spatialfuser.state import State
+from atlasnmf.models.spatialfuser.training import FuserMethod
 from atlasnmf.schema import AtlasFacts, Result, SliceBatch, SpotPairs
 
 __all__ = ["Model", "build"]
@@ -48,7 +49,7 @@ class Model:
             them back, shape (n, number of genes), NaN for genes that the slice's kind of features lacks.
         """
         core = batch.rows[: batch.n_core]
-        rows = core - self.method.offsets[batch.slice_index]
+        rows = core - self.method.reader.offsets[batch.slice_index]
         embedding = state.embedding[batch.slice_index].cpu().numpy()[rows]
         assert self.facts.frame is not None
         aligned = self.facts.frame.positions[core].astype(np.float32)
@@ -84,14 +85,14 @@ class Model:
         out = np.full((len(decoded), len(genes)), np.nan, np.float32)
         measured = self.facts.gene_mask[s, columns]
         if self.params.features == "genes":
-            own = np.searchsorted(self.method.genes[s], columns[measured])
+            own = np.searchsorted(self.method.reader.genes[s], columns[measured])
             out[:, measured] = decoded[:, own]
             return out
         assert self.facts.components is not None
         assert self.facts.centres is not None
         loadings = self.facts.components.reshape(-1, *self.facts.components.shape[-2:])
-        own = self.method.genes[s]
-        back = np.linalg.pinv(loadings[self.method.kinds[s]][own, : decoded.shape[1]])
+        own = self.method.reader.genes[s]
+        back = np.linalg.pinv(loadings[self.method.reader.kinds[s]][own, : decoded.shape[1]])
         at = np.searchsorted(own, columns[measured])
         out[:, measured] = decoded @ back[:, at] + self.facts.centres[s, columns[measured]]
         return out
@@ -99,7 +100,7 @@ class Model:
     def result(self, state: State) -> Result:
         """Return the matches of all links, how they came to be, and what was left unmatched."""
         assert self.facts.frame is not None
-        offsets, links, found = self.method.offsets, self.method.links, []
+        offsets, links, found = self.method.reader.offsets, self.method.links, []
         embeddings = [rows.cpu().numpy() for rows in state.embedding]
         pairs: list[np.ndarray] = []
         for link, (a, b) in enumerate(links.slices):

@@ -47,10 +47,10 @@ def test_tiles_see_what_whole_slices_see(form):
             for unit in units(source, n_rows):
                 for batch, all_of_it in zip(unit, whole[0], strict=True):
                     assert batch.rings[-1] > batch.rings[-2] >= batch.n_core or batch.n_core == N
-                    got, full = (method.inputs(given) for given in (batch, all_of_it))
+                    got, full = (method.reader.read(given) for given in (batch, all_of_it))
                     net = state.net.of(batch.slice_index)
-                    found = net(got.rows, method._graph(state, got))
-                    expected = net(full.rows, method._graph(state, full))
+                    found = net(got.rows, method.reader.graph(got, state))
+                    expected = net(full.rows, method.reader.graph(full, state))
                     for ours, plain in zip(found, expected, strict=True):
                         torch.testing.assert_close(ours, plain[got.core], rtol=2e-5, atol=2e-6)
 
@@ -64,8 +64,8 @@ def test_statistics_are_those_of_all_spots(form):
     state.net.eval()
     with torch.no_grad():
         for batch in whole[0]:
-            inputs = method.inputs(batch)
-            graph = method._graph(state, inputs)
+            inputs = method.reader.read(batch)
+            graph = method.reader.graph(inputs, state)
             net = state.net.of(batch.slice_index)
             for number, norm in enumerate(net.norms()):
                 rows = net.before_norm(number, inputs.rows, graph).double()

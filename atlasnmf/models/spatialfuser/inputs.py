@@ -1,0 +1,136 @@
+"""From a batch to what the networks read: features on the device, edges, what is known of their ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atlasnmf.kernels.cpu.dense import fill_dense
+from atlasnmf.kernels.cpu.lognorm import log_normalise
+from atlasnmf.models.spatialfuser.attention import Edges, cosine_shares
+from atlasnmf.models.spatialfuser.networks import Graph
+from atlasnmf.models.spatialfuser.params import Params
+from atlasnmf.models.spatialfuser.state import State
+from atlasnmf.schema import AtlasFacts, Csr, SliceBatch
+
+__all__ = ["Inputs", "Reader"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One slice's share of a step, on the device.
+
+    Parameters
+    ----------
+    slice_index, core
+        The slice, and its spots that carry the loss, as a run of its rows.
+    rows
+        Features of core and halo.
+    graph
+        Their edges, without priors.
+    around
+        Rows of the slice of all spots, halo included, int64.
+    """
+
+    slice_index: int
+    core: slice
+    rows: Tensor
+    graph: Graph
+    around: np.ndarray
+
+
+class Reader:
+    """Turns batches into inputs; a slice that comes whole every time is moved to the device once.
+
+    Parameters
+    ----------
+    params, facts, device
+        As for :func:`atlasnmf.models.spatialfuser.method.build`.
+    """
+
+    def __init__(self, params: Params, facts: AtlasFacts, device: torch.device) -> None:
+        self.params, self.facts, self.device = params, facts, device
+        self.offsets = np.concatenate([[0], np.cumsum(facts.n_spots)]).astype(np.int64)
+        self.genes = [np.flatnonzero(mask) for mask in facts.gene_mask]
+        self.kinds = np.zeros(facts.n_slices, np.int64) if facts.kinds is None else facts.kinds
+        self._kept: dict[int, tuple[SliceBatch, Inputs]] = {}
+
+    def n_features(self, slice_index: int) -> int:
+        """Return how many features a spot of a slice has."""
+        if self.params.features == "scores":
+            assert self.facts.component_scale is not None
+            known = min(self.params.components, self.facts.component_scale.shape[-1])
+            return int(known - known % self.params.heads)  # every head has as many
+        return len(self.genes[slice_index])
+
+    def spread(self, slice_index: int) -> Tensor:
+        """Return what the components of a slice are divided by: the root of their spread, over all the same.
+
+        Half way between the weight that strong components have and giving all the same.
+        """
+        assert self.facts.component_scale is not None
+        spread = np.atleast_2d(self.facts.component_scale)[int(self.kinds[slice_index]), : self.n_features(0)]
+        return torch.from_numpy(np.sqrt(spread * spread.mean()).astype(np.float32)).to(self.device)
+
+    def read(self, batch: SliceBatch) -> Inputs:
+        """Move one slice's spots to the device."""
+        kept = self._kept.get(batch.slice_index)
+        if kept is not None and kept[0] is batch:
+            return kept[1]
+        assert batch.graph is not None
+        around = batch.rows - int(self.offsets[batch.slice_index])
+        edges = Edges(
+            torch.from_numpy(np.asarray(batch.graph.indptr, np.int64)).to(self.device),
+            torch.from_numpy(batch.graph.indices.astype(np.int64)).to(self.device),
+        )
+        made = Inputs(
+            batch.slice_index,
+            slice(int(around[0]), int(around[0]) + batch.n_core),
+            self._features(batch),
+            Graph(batch.rings, edges),
+            around,
+        )
+        if batch.n_core == self.facts.n_spots[batch.slice_index]:
+            self._kept[batch.slice_index] = (batch, made)
+        return made
+
+    def kept(self, slice_index: int) -> Inputs:
+        """Return a slice that came whole the last time."""
+        return self._kept[slice_index][1]
+
+    def forget(self) -> None:
+        """Give back what is kept."""
+        self._kept.clear()
+
+    def graph(self, given: Inputs, state: State) -> Graph:
+        """Return the edges with what the last embeddings say of them."""
+        s = given.slice_index
+        graph = replace(given.graph, place=state.net.place(s))
+        if self.params.similarity and state.seen[s].all():
+            latents = state.latents[s]
+            whole = len(given.around) == len(latents)
+            rows = latents if whole else latents[torch.from_numpy(given.around).to(self.device)]
+            graph = replace(graph, prior=cosine_shares(graph.local, rows, self.params.heads))
+        if state.far:
+            indptr, indices = (torch.from_numpy(part).to(self.device) for part in state.far[s])
+            graph = replace(graph, far=Edges(indptr, indices))
+        return graph
+
+    def _features(self, batch: SliceBatch) -> Tensor:
+        if self.params.features == "scores":
+            assert batch.scores is not None
+            levels = torch.as_tensor(batch.scores).to(self.device)
+            return levels[:, -1, : self.n_features(0)] / self.spread(batch.slice_index)
+        genes = self.genes[batch.slice_index]
+        counts = batch.counts if len(genes) == self.facts.n_genes else _columns(batch.counts, genes)
+        values = log_normalise(counts.indptr, counts.data, batch.totals, self.facts.target_sum)
+        rows = np.empty((counts.n_rows, counts.n_cols), np.float32)
+        fill_dense(counts.indptr, counts.indices, values, rows)
+        return torch.from_numpy(rows).to(self.device)
+
+
+def _columns(counts: Csr, genes: np.ndarray) -> Csr:
+    return Csr.from_scipy(counts.to_scipy()[:, genes])
