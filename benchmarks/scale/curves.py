@@ -1,4 +1,4 @@
-"""Draw the curves of scale: seconds a spot and memory by stage, over spots and workers.
+"""Draw the curves of scale: processor time a spot and memory by stage, over spots and workers.
 
 usage: python benchmarks/scale/curves.py [--spots 1e5,2e5,5e5,1e6,2e6] [--prepare-only 1e7] [--workers 1,2,4]
            [--genes 1000] [--steps 200] [--models inspire,stanmf] [--out docs/_static/curves] [--docs]
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -37,9 +38,9 @@ FITS = {
 }
 
 
-def watched(command: list[str]) -> tuple[float, int, dict[str, Any]]:
-    """Run a command; return its seconds, the most its processes held together, and what it said."""
-    start, most = time.perf_counter(), 0
+def watched(command: list[str]) -> tuple[float, float, int, dict[str, Any]]:
+    """Run a command; return its seconds by the clock and of processors, the most it held, what it said."""
+    start, used, most = time.perf_counter(), processor_s(), 0
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     whole = psutil.Process(process.pid)
     while process.poll() is None:
@@ -54,7 +55,13 @@ def watched(command: list[str]) -> tuple[float, int, dict[str, Any]]:
     out, err = process.communicate()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {err.decode()[-500:]}")
-    return time.perf_counter() - start, most, json.loads(out)
+    return time.perf_counter() - start, processor_s() - used, most, json.loads(out)
+
+
+def processor_s() -> float:
+    """Return the processor time of all commands that have ended, and of their workers."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -83,7 +90,8 @@ def one_size(args: argparse.Namespace, n_spots: int, models: list[str], done: li
                 command = ["fit", stage, str(store), *FITS[stage], "--overwrite"]
             if stage == "inspire":
                 command += ["--steps", str(args.steps)]
-            seconds, held, said = watched(atlasnmf(*command, *options))
+            beside = psutil.getloadavg()[0]
+            seconds, processor, held, said = watched(atlasnmf(*command, *options))
             parts = said.get("stages") or said.get("seconds") or {}
             done.append(
                 {
@@ -93,7 +101,9 @@ def one_size(args: argparse.Namespace, n_spots: int, models: list[str], done: li
                     "workers": workers,
                     "stage": stage,
                     "wall_s": round(seconds, 2),
-                    "us_per_spot": round(1e6 * seconds / n_spots, 2),
+                    "processor_s": round(processor, 2),
+                    "us_per_spot": round(1e6 * processor / n_spots, 2),
+                    "load_before": round(beside, 1),
                     "held_bytes": held,
                     "parts_s": {k: round(v, 2) for k, v in parts.items()} if isinstance(parts, dict) else {},
                 }
@@ -107,20 +117,23 @@ def one_size(args: argparse.Namespace, n_spots: int, models: list[str], done: li
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Return the runs as a table."""
-    head = "| spots | workers | stage | seconds | µs a spot | memory | longest parts |"
-    lines = [head, "|---:|---:|---|---:|---:|---:|---|"]
+    head = (
+        "| spots | workers | stage | clock, s | load before | processor, s | µs a spot | memory | longest |"
+    )
+    lines = [head, "|---:|---:|---|---:|---:|---:|---:|---:|---|"]
     for run in sorted(runs, key=lambda run: (run["stage"], run["n_spots"], run["workers"])):
         parts = sorted(run["parts_s"].items(), key=lambda part: -part[1])[:3]
         said = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts)
         lines.append(
             f"| {run['n_spots']:,} | {run['workers']} | {run['stage']} | {run['wall_s']:.1f} "
-            f"| {run['us_per_spot']:.1f} | {run['held_bytes'] / 1e9:.2f} GB | {said} |"
+            f"| {run['load_before']:.1f} | {run['processor_s']:.1f} | {run['us_per_spot']:.1f} "
+            f"| {run['held_bytes'] / 1e9:.2f} GB | {said} |"
         )
     return "\n".join(lines)
 
 
 def figure(runs: list[dict[str, Any]], path: Path) -> None:
-    """Draw microseconds a spot and memory over spots, a line a number of workers, a column a stage."""
+    """Draw processor time a spot, and memory, over spots: a line a number of workers, a column a stage."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -164,7 +177,11 @@ def into_docs(out: Path, runs: list[dict[str, Any]]) -> None:
     after = rest.split(MARKERS[1])[1]
     machines = " / ".join(sorted({run["machine"] for run in runs}))
     image = f"![microseconds a spot and memory, by stage and workers](_static/{out.name}.svg)"
-    said = f"On {machines}. Memory is what all processes of a command held together at most.\n"
+    said = (
+        f"On {machines}. The cost of a spot is processor time of all processes of a command; where other "
+        "work was running (the load before it), the clock tells little. Memory is what all its processes held "
+        "together at most.\n"
+    )
     page.write_text(f"{before}{MARKERS[0]}\n{said}\n{image}\n\n{table(runs)}\n{MARKERS[1]}{after}")
 
 
