@@ -179,7 +179,7 @@ def into_docs(out: Path, runs: list[dict[str, Any]]) -> None:
     image = f"![microseconds a spot and memory, by stage and workers](_static/{out.name}.svg)"
     said = (
         f"On {machines}. The cost of a spot is processor time of all processes of a command; where other "
-        "work was running (the load before it), the clock tells little. Memory is what all its processes held "
+        "work was running (the load before it), the clock tells little. Memory is what its processes held "
         "together at most.\n"
     )
     page.write_text(f"{before}{MARKERS[0]}\n{said}\n{image}\n\n{table(runs)}\n{MARKERS[1]}{after}")
