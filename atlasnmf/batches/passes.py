@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.batches.sources import SpotSource
-from atlasnmf.features.components import sample_tiles
 from atlasnmf.reduce.reduction import add
 from atlasnmf.reduce.tiles import stream_tiles
 from atlasnmf.schema import SliceBatch
+from atlasnmf.tiles.parts import sample_tiles
 from atlasnmf.tiles.plan import Tile
 
 if TYPE_CHECKING:

@@ -21,26 +21,22 @@ import numpy as np
 from atlasnmf.errors import BadOption
 from atlasnmf.events import SILENT, Events
 from atlasnmf.features.neighbourhood import Neighbourhood, RandomRows, read_around, read_neighbourhood
-from atlasnmf.features.source import TILE_ROWS, subtiles
+from atlasnmf.features.source import subtiles
 from atlasnmf.kernels.cpu.moments import gene_moments
 from atlasnmf.kernels.cpu.products import csr_dot, csr_t_dot
 from atlasnmf.kernels.cpu.smooth import smooth_rows
 from atlasnmf.reduce import Reduction, add, run_reduction
 from atlasnmf.schema import Csr
 from atlasnmf.seeds import rng_for
-from atlasnmf.store.parts import plan_parts
+from atlasnmf.tiles.parts import SAMPLE_SPOTS, TILE_ROWS, Part, plan_parts, sample_tiles
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from atlasnmf.store.parts import Part, PartedDense
+    from atlasnmf.store.parts import PartedDense
 
 __all__ = ["Components", "find_components", "sample_tiles", "slice_means", "write_scores"]
 
-#: Spots the components are estimated from: enough for any number of components one can look at.
-SAMPLE_SPOTS = 32768
-#: Rows of a block of the sample: two chunks on disk, and few enough that blocks reach every organ.
-_BLOCK_ROWS = 512
 #: Bytes of the sample kept in memory between passes; what does not fit is read again.
 _HELD_BYTES = 128 * 10**6
 
@@ -79,39 +75,6 @@ class Components:
     def centres(self) -> np.ndarray:
         """Per-slice mean of the smoothed log counts, float32, shape (S, G)."""
         return self.means[:, -1].astype(np.float32)
-
-
-def sample_tiles(
-    offsets: np.ndarray, n_spots: int = SAMPLE_SPOTS, block_rows: int = _BLOCK_ROWS
-) -> tuple[Part, ...]:
-    """Choose evenly spaced runs of spots, about as many in every slice.
-
-    Parameters
-    ----------
-    offsets
-        First working row of every slice and the total, shape (S + 1,).
-    n_spots
-        About how many spots to choose; an atlas with no more is taken whole, in larger tiles.
-    block_rows
-        Rows of a run.
-
-    Returns
-    -------
-    tiles
-        The runs, in order.
-    """
-    if int(offsets[-1]) <= n_spots:
-        return plan_parts(offsets, TILE_ROWS)
-    sizes = np.diff(offsets)
-    quota = n_spots // max(int(np.sum(sizes > 0)), 1)
-    chosen: list[Part] = []
-    blocks = plan_parts(offsets, block_rows)
-    for index in range(len(sizes)):
-        own = [block for block in blocks if block.slice_index == index]
-        n_chosen = min(len(own), max(quota // block_rows, 1))
-        middles = (np.arange(n_chosen) + 0.5) * len(own) / max(n_chosen, 1)
-        chosen += [own[int(middle)] for middle in middles]
-    return tuple(chosen)
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from atlasnmf.kernels.cpu.rows import take_rows
 from atlasnmf.schema import Csr
-
-if TYPE_CHECKING:
-    from atlasnmf.store.parts import Part
+from atlasnmf.tiles.parts import TILE_ROWS, Part
 
 __all__ = ["TILE_ROWS", "RowSource", "row_tiles", "rows_by_slice", "subtiles"]
-
-#: Rows read at once by a pass: large enough that reading is sequential, small enough for any budget.
-TILE_ROWS = 8192
 
 
 class RowSource(Protocol):

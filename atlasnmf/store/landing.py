@@ -7,8 +7,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,68 +15,14 @@ import numpy as np
 from atlasnmf.errors import BadInput
 from atlasnmf.store.disk import full_disk_is_said
 from atlasnmf.store.shards import write_group
+from atlasnmf.tiles.parts import PART_ROWS, Part, plan_parts
 
 __all__ = ["CHUNK_ROWS", "PART_ROWS", "Part", "Parted", "plan_parts"]
 
-#: The most rows a part may have.
-PART_ROWS = 32768
 #: Rows a compressed chunk holds: about what a training block draws.
 CHUNK_ROWS = 256
 
 P = TypeVar("P", bound="Parted")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A run of working rows within one slice.
-
-    Parameters
-    ----------
-    index
-        Position among the parts.
-    slice_index
-        The slice it lies in.
-    start, stop
-        Working rows.
-    """
-
-    index: int
-    slice_index: int
-    start: int
-    stop: int
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return self.stop - self.start
-
-
-def plan_parts(offsets: Sequence[int] | np.ndarray, part_rows: int = PART_ROWS) -> tuple[Part, ...]:
-    """Cut every slice into near-equal parts of at most ``part_rows`` rows.
-
-    Parameters
-    ----------
-    offsets
-        First working row of every slice and the total, shape (S + 1,).
-    part_rows
-        The most rows of a part.
-
-    Examples
-    --------
-    >>> [(part.slice_index, part.start, part.stop) for part in plan_parts([0, 5, 7], part_rows=3)]
-    [(0, 0, 2), (0, 2, 5), (1, 5, 7)]
-    """
-    if part_rows < 1:
-        raise ValueError(f"a part must have at least one row, got part_rows={part_rows}")
-    parts: list[Part] = []
-    for slice_index, (start, stop) in enumerate(pairwise(offsets)):
-        n_rows = int(stop) - int(start)
-        n_parts = -(-n_rows // part_rows)
-        edges = [int(start) + n_rows * i // n_parts for i in range(n_parts + 1)] if n_parts else []
-        parts += [
-            Part(len(parts) + i, slice_index, edges[i], edges[i + 1]) for i in range(max(len(edges) - 1, 0))
-        ]
-    return tuple(parts)
 
 
 class Parted:

@@ -1,0 +1,44 @@
+"""Where tests of CUDA devices are looked for: machines that lend one may have little else installed."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+#: What a file has in it that has tests for devices: the mark, or a fixture with a side of that mark.
+_FOR_DEVICES = re.compile(r"mark\.gpu\b|\b(?:side|cuda_kernels)\b[,)]")
+_MISSING = re.compile(r"No module named '(\w+)")
+
+
+def _only_devices(config: pytest.Config) -> bool:
+    return config.getoption("markexpr") == "gpu"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m gpu``, leave files alone that have no such tests: what they import may not be there."""
+    if not _only_devices(config):
+        return None
+    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
+    return None if any(_FOR_DEVICES.search(file.read_text()) for file in files) else True
+
+
+def _is_missing(package: str) -> bool:
+    try:
+        return find_spec(package) is None
+    except ModuleNotFoundError:
+        return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> pytest.CollectReport:
+    """With ``-m gpu``, skip files that need a package that is not there, and name it."""
+    report = yield
+    if _only_devices(collector.config) and report.failed:
+        missing = _MISSING.search(str(report.longrepr))
+        if missing and _is_missing(missing[1]):
+            report.outcome = "skipped"
+            report.longrepr = (str(collector.path), 0, f"Skipped: {missing[1]} is not installed")
+    return report

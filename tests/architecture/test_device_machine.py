@@ -1,0 +1,90 @@
+"""Tests of devices are found and run where torch, CuPy and numba are, and none of the packages of stores."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: Distributions of ``pyproject.toml`` that read, write or schedule, by the names they are imported by.
+ABSENT = (
+    *("anndata", "dask", "distributed", "faiss", "google_crc32c", "graspologic_native", "numcodecs", "ot"),
+    *("scanpy", "skmisc", "spatialdata", "squidpy", "xarray", "zarr", "zarrs"),
+)
+RUNNER = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import pytest
+
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def pytest_run(*arguments, absent=ABSENT):
+    # plugins that come with packages of stores would import them
+    env = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", RUNNER.format(absent=set(absent) or "()"), "-p", "no:cacheprovider"]
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def found_in(output):
+    return {line for line in output.splitlines() if "::" in line and not line.startswith("SKIPPED")}
+
+
+def files_of(tests):
+    return {name.split("::")[0] for name in tests}
+
+
+def test_they_are_all_found():
+    listed = pytest_run("-m", "gpu", "--collect-only", "-q", "-rs")
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    assert "SKIPPED" not in listed.stdout, listed.stdout
+    found = files_of(found_in(listed.stdout))
+    marked = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"mark\.gpu\b|\(cuda_kernels\b", path.read_text()) and path != Path(__file__)
+    }
+    assert found >= marked != set()
+    assert sum(name.startswith("tests/kernels/") for name in found) >= 10
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_named():
+    listed = pytest_run(
+        "-m", "gpu", "--collect-only", "-q", "-rs", absent=(*ABSENT, "pydantic", "hypothesis")
+    )
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    assert "hypothesis is not installed" in listed.stdout
+    assert "tests/kernels/test_pairs.py" not in files_of(found_in(listed.stdout))
+    assert "tests/kernels/test_rows.py" in files_of(found_in(listed.stdout))
+
+
+@pytest.mark.slow
+def test_their_host_side_runs():
+    files = ["kernels/test_rows.py", "batches/test_device.py", "models/stanmf/test_device.py"]
+    done = pytest_run("-q", *(f"tests/{name}" for name in files))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 40
+
+
+@pytest.mark.slow
+def test_none_is_overlooked():
+    """Looking only where such tests may be finds what looking everywhere finds."""
+    some, every = (
+        pytest_run("-m", chosen, "--collect-only", "-q", absent=()) for chosen in ("gpu", "gpu and gpu")
+    )
+    assert found_in(some.stdout) == found_in(every.stdout) != set()
