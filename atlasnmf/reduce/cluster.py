@@ -52,8 +52,8 @@ def connected(
     Raises
     ------
     BadOption
-        No scheduler answers within ten seconds, it has no workers, or one of them lacks atlasnmf or has it in
-        another version.
+        No scheduler answers within ten seconds, no worker joins it within another ten, or one of them lacks
+        atlasnmf or has it in another version.
     """
     if client is not None or (address is None and (workers or 1) < 2):
         yield client
@@ -64,6 +64,8 @@ def connected(
         return
     from distributed import Client
 
+    if address.startswith("tls:"):
+        _require_certificates(address)
     try:
         where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
         opened = Client(**where, timeout=_TIMEOUT_S, set_as_default=False)
@@ -73,7 +75,7 @@ def connected(
             "start one with dask scheduler, or leave the option out"
         ) from None
     with opened:
-        if not addresses(opened):
+        if not _some_workers(opened):
             raise BadOption(f"--scheduler {address} has no workers; start one with: dask worker {address}")
         try:
             greet(opened)
@@ -81,6 +83,34 @@ def connected(
             raise BadOption(f"--scheduler {address}: a worker went away ({problem}); try again") from None
         events.note(f"{len(addresses(opened))} workers of {address}, dashboard {opened.dashboard_link}")
         yield opened
+
+
+def _require_certificates(address: str) -> None:
+    """Refuse before Dask tries, and leaves a half-open client behind."""
+    from distributed.security import Security
+
+    try:
+        found = Security().get_connection_args("client").get("ssl_context")
+    except OSError as problem:  # no such file, or not a certificate
+        raise BadOption(
+            f"--scheduler {address}: Dask's TLS certificates cannot be read ({problem})"
+        ) from None
+    if found is None:
+        raise BadOption(
+            f"--scheduler {address}: Dask's configuration names no TLS certificates; set "
+            "distributed.comm.tls as deploy/tls/dask.yaml does, in a folder that DASK_CONFIG names"
+        )
+
+
+def _some_workers(client: Client) -> bool:
+    """Wait for a first worker: those of a job that has just begun are still importing."""
+    from distributed import TimeoutError as NoneCame
+
+    try:
+        client.wait_for_workers(1, timeout=_TIMEOUT_S)
+    except NoneCame:
+        return False
+    return True
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import zarr
+from distributed import Client
 
 BIN = Path(sys.executable).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -52,13 +53,18 @@ class Cluster:
     def address(self) -> str:
         return f"tcp://127.0.0.1:{self.port}"
 
-    def start_scheduler(self) -> None:
-        self._start("scheduler", ["scheduler", "--host", "127.0.0.1", "--port", str(self.port)])
+    def start_scheduler(self, *options: str) -> None:
+        self._start("scheduler", ["scheduler", "--host", "127.0.0.1", "--port", str(self.port), *options])
 
     def start_worker(self, name: str, *options: str, limit: str = "") -> None:
         where = ["--host", "127.0.0.1", "--nthreads", "1", "--memory-limit", "0", "--name", name]
         local = ["--local-directory", str(self.folder / name)]
         self._start(name, ["worker", self.address, *where, *local, *options], limit)
+
+    def wait_for_workers(self, n_workers: int) -> None:
+        """Wait until as many have joined: a fit that begins earlier begins with fewer."""
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(n_workers, timeout=120)
 
     def _start(self, name: str, arguments: list[str], limit: str = "") -> None:
         command = [str(BIN / "dask"), arguments[0], "--no-dashboard", *arguments[1:]]

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +36,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     started.start_scheduler()
     for name in ("one", "two"):
         started.start_worker(name)
+    started.wait_for_workers(2)
     yield started
     started.stop()
 
@@ -111,8 +111,7 @@ def test_kill_the_scheduler(cluster, store, whole, fit) -> None:  # type: ignore
     cluster.start_scheduler()
     for name in ("one", "two"):
         cluster.start_worker(name)
-    until(lambda: run("info", str(store)).returncode == 0)
-    time.sleep(5)
+    cluster.wait_for_workers(2)
     resumed = run("resume", str(store))
     assert resumed.returncode == 0, resumed.stderr
     same(store, fit[0], whole[fit[0]])
@@ -171,20 +170,13 @@ def test_a_worker_of_another_make_is_refused(cluster, store, tmp_path, kind) -> 
     preload = tmp_path / "preload.py"
     preload.write_text(text)
     cluster.start_worker("three", "--preload", str(preload))
-    until(lambda: n_workers(cluster) == 3)
+    cluster.wait_for_workers(3)
     fitted = run("fit", INSPIRE[0], str(store), *INSPIRE[1:], "--scheduler", cluster.address)
     assert fitted.returncode == 2, fitted.stderr
     assert fitted.stderr.count("error: ") == 1
     assert "error: worker tcp://127.0.0.1:" in fitted.stderr
     assert message in fitted.stderr
     assert not Path(f"{store}.atlasnmf").exists()
-
-
-def n_workers(cluster: Cluster) -> int:
-    from distributed import Client
-
-    with Client(cluster.address, set_as_default=False) as client:
-        return len(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def test_disk_full_on_one_worker(cluster, store, whole) -> None:  # type: ignore[no-untyped-def]
@@ -198,7 +190,7 @@ def test_disk_full_on_one_worker(cluster, store, whole) -> None:  # type: ignore
     cluster.start_scheduler()
     for name in ("one", "two"):
         cluster.start_worker(name, limit="ulimit -f 40")
-    until(lambda: n_workers(cluster) == 2)
+    cluster.wait_for_workers(2)
     fitted = run("fit", INSPIRE[0], str(store), *INSPIRE[1:], "--scheduler", cluster.address)
     assert fitted.returncode == 3, (fitted.returncode, fitted.stderr)
     assert "File too large" in fitted.stderr
@@ -206,7 +198,7 @@ def test_disk_full_on_one_worker(cluster, store, whole) -> None:  # type: ignore
     cluster.start_scheduler()
     for name in ("one", "two"):
         cluster.start_worker(name)
-    until(lambda: n_workers(cluster) == 2)
+    cluster.wait_for_workers(2)
     resumed = run("resume", str(store))
     assert resumed.returncode == 0, resumed.stderr
     same(store, "inspire", whole["inspire"])
