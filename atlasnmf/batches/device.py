@@ -13,7 +13,7 @@ from atlasnmf.schema import Csr, SliceBatch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Sender", "on_device"]
+__all__ = ["Sender", "on_device", "sent"]
 
 #: Rows sent to the device at a time.
 _COPY_ROWS = 4096
@@ -94,14 +94,32 @@ class Sender:
     def _tensor(self, array: np.ndarray) -> Any:
         import torch
 
-        stored, unsigned = _as_stored(np.dtype(array.dtype))
-        host = torch.from_numpy(np.array(array, order="C").view(stored))
         if self._stream is None:
-            return _widened(host.to(self._device), unsigned)
-        there = _widened(host.pin_memory().to(self._device, non_blocking=True), unsigned)
+            return sent(array, self._device)
+        there = sent(array, self._device, page_locked=True)
         # freed there only when the stream that computes is done with it
         there.record_stream(torch.cuda.default_stream(self._device))
         return there
+
+
+def sent(array: np.ndarray, device: torch.device, *, page_locked: bool = False) -> Any:
+    """Return an array as a tensor of a device; it travels as narrow as it is and is widened there.
+
+    Parameters
+    ----------
+    array
+        16 unsigned bits come as int32, 32 as int64, other types as they are.
+    device
+        Where to.
+    page_locked
+        Copy from page-locked memory and do not wait for it: for a stream that is waited for later.
+    """
+    import torch
+
+    stored, unsigned = _as_stored(np.dtype(array.dtype))
+    host = torch.empty(array.shape, dtype=_torch_type(stored), pin_memory=page_locked)
+    host.numpy()[...] = np.asarray(array).view(stored)
+    return _widened(host.to(device, non_blocking=page_locked), unsigned)
 
 
 class _DeviceCsr:
@@ -115,20 +133,22 @@ class _DeviceCsr:
             np.dtype(matrix.dtype),
         )
         kinds = matrix.read(0, 0)
-        self._indptr = torch.zeros(matrix.n_rows + 1, dtype=torch.int64, device=device)
+        # also here: how many values rows have must be known without waiting for the device
+        self._starts = np.zeros(matrix.n_rows + 1, dtype=np.int64)
         self._columns = _Packed(matrix.nnz, kinds.indices.dtype, device)
         self._values = _Packed(matrix.nnz, self.dtype, device)
         at = 0
         for start in range(0, matrix.n_rows, _COPY_ROWS):
             stop = min(start + _COPY_ROWS, matrix.n_rows)
             run = matrix.read(start, stop)
-            self._indptr[start + 1 : stop + 1] = torch.as_tensor(run.indptr[1:] + at, device=device)
+            self._starts[start + 1 : stop + 1] = run.indptr[1:] + at
             self._columns.put(at, run.indices)
             self._values.put(at, run.data)
             at += run.nnz
+        self._indptr = torch.from_numpy(self._starts).to(device, copy=True)
 
     def read(self, start: int, stop: int) -> Csr:
-        lo, hi = int(self._indptr[start]), int(self._indptr[stop])
+        lo, hi = int(self._starts[start]), int(self._starts[stop])
         indptr: Any = self._indptr[start : stop + 1] - lo
         return Csr(indptr, self._columns.get(slice(lo, hi)), self._values.get(slice(lo, hi)), self.n_cols)
 
@@ -141,7 +161,7 @@ class _DeviceCsr:
         lengths = self._indptr[wanted + 1] - starts
         indptr: Any = torch.zeros(len(wanted) + 1, dtype=torch.int64, device=device)
         torch.cumsum(lengths, 0, out=indptr[1:])
-        nnz = int(indptr[-1])
+        nnz = int((self._starts[rows + 1] - self._starts[rows]).sum())
         at = torch.repeat_interleave(starts - indptr[:-1], lengths, output_size=nnz)
         at += torch.arange(nnz, device=device)
         return Csr(indptr, self._columns.get(at), self._values.get(at), self.n_cols)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from atlasnmf.batches.device import sent
 from atlasnmf.kernels.cpu import dense as dense_rows
 from atlasnmf.kernels.cpu import poisson, products
 from atlasnmf.kernels.cpu.lognorm import log_normalise
@@ -48,6 +49,10 @@ class SparseRows(ABC):
     @abstractmethod
     def column_sums(self) -> Tensor:
         """Return the sum of each column, shape (G,)."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """Return the rows written out where they are, shape (n, G): 4 bytes for every spot and gene."""
 
     @abstractmethod
     def forward_dot(self, dense: Tensor) -> Tensor:
@@ -85,9 +90,8 @@ def sparse_rows(rows: Csr, device: torch.device, dtype: torch.dtype = torch.floa
 
 
 def _tensor(array: Any, device: torch.device) -> Tensor:
-    if isinstance(array, np.ndarray) and array.dtype.kind == "u":
-        array = array.astype(np.int64)
-    return torch.as_tensor(array).to(device)
+    made: Tensor = sent(array, device) if isinstance(array, np.ndarray) else array.to(device)
+    return made
 
 
 class HostRows(SparseRows):
@@ -155,6 +159,12 @@ class HostRows(SparseRows):
         return torch.from_numpy(poisson.column_sums(self.indices, self.data, self.shape[1]))
 
     @override
+    def dense(self) -> Tensor:
+        values = np.empty(self.shape, self.data.dtype)
+        dense_rows.fill_dense(self.indptr, self.indices, self.data, values)
+        return torch.from_numpy(values)
+
+    @override
     def forward_dot(self, dense: Tensor) -> Tensor:
         if dense.shape[1] >= _WIDE:
             if self._is_full():
@@ -191,9 +201,7 @@ class HostRows(SparseRows):
 
     def _as_dense(self) -> Tensor:
         if self._dense is None:
-            values = np.empty(self.shape, self.data.dtype)
-            dense_rows.fill_dense(self.indptr, self.indices, self.data, values)
-            self._dense = torch.from_numpy(values)
+            self._dense = self.dense()
         return self._dense
 
     def _library(self, *, transposed: bool) -> Tensor:
@@ -266,7 +274,9 @@ class DeviceRows(SparseRows):
         """Row of every non-zero."""
         if self._row is None:
             lengths = self.indptr.diff()
-            self._row = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+            rows = torch.arange(len(lengths), device=lengths.device)
+            # the size is known: nothing waits for the device to count
+            self._row = rows.repeat_interleave(lengths, output_size=len(self.column))
         return self._row
 
     def with_value(self, value: Tensor) -> DeviceRows:
@@ -302,6 +312,12 @@ class DeviceRows(SparseRows):
     @override
     def column_sums(self) -> Tensor:
         return self.value.new_zeros(self.shape[1]).index_add(0, self.column, self.value)
+
+    @override
+    def dense(self) -> Tensor:
+        values = self.value.new_zeros(self.shape)
+        values[self.row, self.column] = self.value
+        return values
 
     @override
     def forward_dot(self, dense: Tensor) -> Tensor:

@@ -79,6 +79,8 @@ def test_rows_on_a_device_say_what_rows_on_the_host_say(monkeypatch):
         (host.column_sums(), device.column_sums()),
         (host.first(7).dot(mu), device.first(7).dot(mu)),
         (host.unit_rows().dot(mu), device.unit_rows().dot(mu)),
+        (host.dense(), device.dense()),
+        (device.first(7).dense(), y[:7]),
     ]:
         torch.testing.assert_close(a, b, **EXACT)
     ours, theirs = host.log_normalised(totals, 1e4), device.log_normalised(totals, 1e4)

@@ -54,7 +54,9 @@ class Edges:
     def row(self) -> Tensor:
         """Row of every edge."""
         lengths = self.indptr.diff()
-        return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        rows = torch.arange(len(lengths), device=lengths.device)
+        # the size is known: nothing waits for the device to count
+        return rows.repeat_interleave(lengths, output_size=self.n_edges)
 
     def within(self, n_rows: int) -> Edges:
         """Keep the edges of the first ``n_rows`` rows."""
@@ -82,6 +84,10 @@ def edge_shares(edges: Edges, own: Tensor, other: Tensor, prior: Tensor | None) 
     """
     if own.device.type == "cpu":
         return _HostShares.apply(edges, own, other, prior)
+    return _device_shares(edges, own, other, prior)
+
+
+def _device_shares(edges: Edges, own: Tensor, other: Tensor, prior: Tensor | None) -> Tensor:
     logits = torch.sigmoid(own[edges.row] + other[edges.neighbour])
     weight = (logits if prior is None else prior * logits).exp()
     total = weight.new_zeros(edges.n_rows, weight.shape[1]).index_add(0, edges.row, weight)
@@ -109,7 +115,11 @@ def cosine_shares(edges: Edges, rows: Tensor, n_heads: int) -> Tensor:
     """Return the softmax over neighbours of the cosine of the ends, by head, shape (E, H); no gradient."""
     if rows.device.type == "cpu":
         return torch.from_numpy(host.cosine_shares(*edges.plain(), _plain(rows), n_heads))
-    unit = torch.nn.functional.normalize(rows.reshape(len(rows), n_heads, -1), dim=2)
+    return _device_cosine_shares(edges, rows, n_heads)
+
+
+def _device_cosine_shares(edges: Edges, rows: Tensor, n_heads: int) -> Tensor:
+    unit = torch.nn.functional.normalize(rows.unflatten(1, (n_heads, -1)), dim=2)
     cosine = torch.cat(
         [
             (unit[row] * unit[neighbour]).sum(2)
@@ -164,7 +174,7 @@ class _DeviceSum(torch.autograd.Function):
         ctx.edges = edges
         ctx.save_for_backward(shares, rows)
         heads = shares.shape[1]
-        blocks = rows.reshape(len(rows), heads, -1)
+        blocks = rows.unflatten(1, (heads, -1))
         out = blocks.new_zeros(edges.n_rows, heads, blocks.shape[2])
         for part in _chunks(edges.n_edges):
             out.index_add_(0, edges.row[part], shares[part, :, None] * blocks[edges.neighbour[part]])
@@ -175,8 +185,8 @@ class _DeviceSum(torch.autograd.Function):
         edges: Edges = ctx.edges
         shares, rows = ctx.saved_tensors
         heads = shares.shape[1]
-        blocks = rows.reshape(len(rows), heads, -1)
-        grad = grads[0].reshape(edges.n_rows, heads, -1)
+        blocks = rows.unflatten(1, (heads, -1))
+        grad = grads[0].unflatten(1, (heads, -1))
         of_shares, of_rows = torch.empty_like(shares), torch.zeros_like(blocks)
         for part in _chunks(edges.n_edges):
             here = grad[edges.row[part]]
