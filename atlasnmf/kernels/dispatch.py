@@ -12,7 +12,7 @@ import numpy as np
 
 from atlasnmf.errors import BadOption
 
-__all__ = ["HOST_ONLY", "TWINS", "carrier", "gpu_available", "kernel", "side_of", "to_host"]
+__all__ = ["HOST_ONLY", "TWINS", "carrier", "gpu_available", "kernel", "namespace", "side_of", "to_host"]
 
 #: Kernel files that exist on both sides under the same names.
 TWINS = (
@@ -126,6 +126,17 @@ def carrier(where: Any) -> Callable[[Any], Any]:
     import cupy
 
     return cupy.asarray  # type: ignore[no-any-return]
+
+
+def namespace(where: Any) -> ModuleType:
+    """Return numpy, or CuPy for the side of a device: for lines that are the same on both.
+
+    Examples
+    --------
+    >>> namespace("cpu").__name__
+    'numpy'
+    """
+    return np if side_of(where) == "cpu" else importlib.import_module("cupy")
 
 
 def to_host(array: Any) -> np.ndarray:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from atlasnmf.kernels.cpu.lognorm import log_normalise
 from atlasnmf.kernels.cpu.products import csr_dot, csr_t_dot
-from atlasnmf.kernels.dispatch import carrier, kernel, side_of, to_host
+from atlasnmf.kernels.dispatch import carrier, kernel, namespace, side_of, to_host
 from atlasnmf.schema import Csr, SliceBatch
 
-__all__ = ["DeviceValues", "Transform", "Values"]
+__all__ = ["DeviceValues", "KeptValues", "ReadyValues", "Transform", "Values"]
 
 #: From this share of non-zeros on, rows are multiplied as dense blocks: BLAS is that much faster (measured).
 _DENSE_FROM = 0.3
-#: Rows of such a block.
-_BLOCK_ROWS = 512
+#: Rows of such a block; on a device, its bytes.
+_BLOCK_ROWS, _DEVICE_BLOCK_BYTES = 512, 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,73 @@ class Values:
             yield start, rows.to_scipy().astype(kind).toarray()
 
 
+class ReadyValues:
+    """Rows X of some spots that are multiplied often: laid out once for both products.
+
+    Genes that most spots have are a dense block for BLAS. The others stay sparse, by spot and by gene.
+
+    Parameters
+    ----------
+    csr
+        The rows.
+    """
+
+    def __init__(self, csr: Csr) -> None:
+        rows, n_spots = csr.to_scipy(), csr.n_rows
+        often = rows.getnnz(axis=0) >= _DENSE_FROM * n_spots
+        self._often, self._shape = np.flatnonzero(often), (n_spots, csr.n_cols)
+        self._dense = np.empty((n_spots, len(self._often)), dtype=csr.data.dtype)
+        self._moments = Values(csr).moments()
+        seldom = ~often[csr.indices]
+        starts = np.concatenate([[0], np.cumsum(seldom)])[csr.indptr]
+        self._sparse = Csr(starts, csr.indices[seldom].astype(np.int32), csr.data[seldom], csr.n_cols)
+        self._by_gene = []
+        for start, stop in self._blocks():
+            self._dense[start:stop] = rows[start:stop][:, self._often].toarray()
+            columns = self._sparse.rows(start, stop).to_scipy().tocsc()
+            self._by_gene.append((columns.indptr.astype(np.int64), columns.indices, columns.data))
+
+    def dot(self, right: np.ndarray) -> np.ndarray:
+        """Return X @ right, of the type of ``right``."""
+        out = csr_dot(self._sparse.indptr, self._sparse.indices, self._sparse.data, right)
+        if len(self._often):
+            often = right[self._often]
+            for start, stop in self._blocks():
+                out[start:stop] += self._dense[start:stop] @ often
+        return out
+
+    def t_dot(self, left: np.ndarray) -> np.ndarray:
+        """Return X' @ left, of the type of ``left``."""
+        out = np.zeros((self._shape[1], left.shape[1]), dtype=left.dtype)
+        for (start, stop), columns in zip(self._blocks(), self._by_gene, strict=True):
+            csr_dot(*columns, left[start:stop], out=out)
+        if len(self._often):
+            out[self._often] = self._dense.T @ left
+        return out
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sum and the sum of squares of every gene, float64, shape (G,) each."""
+        return self._moments
+
+    def _blocks(self) -> list[tuple[int, int]]:
+        n_spots = self._shape[0]
+        return list(pairwise([*range(0, n_spots, _BLOCK_ROWS), n_spots]))
+
+
+class KeptValues:
+    """The values of tiles that are gone over again and again, ready to be multiplied, in this process alone."""
+
+    def __init__(self) -> None:
+        self._tiles: dict[tuple[int, int], ReadyValues] = {}
+
+    def of(self, rows: np.ndarray, values: Any) -> ReadyValues:
+        """Return the values of a run of rows, made by ``values()`` when they are first asked for."""
+        key = int(rows[0]), len(rows)
+        if key not in self._tiles:
+            self._tiles[key] = ReadyValues(values().csr)
+        return self._tiles[key]
+
+
 class DeviceValues:
     """Sparse rows X of some spots on a device; what is multiplied comes from the host and goes back there.
 
@@ -82,6 +151,8 @@ class DeviceValues:
         self, counts: Csr, totals: np.ndarray | None, target_sum: float, dtype: Any, device: str
     ) -> None:
         self._there, self._products = carrier(device), kernel("products", device)
+        self._device, self._starts = device, counts.indptr
+        self._sparse = counts.nnz < _DENSE_FROM * counts.n_rows * counts.n_cols
         self._parts = [self._there(part) for part in (counts.indptr, counts.indices, counts.data)]
         self._n_genes = counts.n_cols
         if totals is not None:
@@ -93,17 +164,42 @@ class DeviceValues:
 
     def dot(self, right: np.ndarray) -> np.ndarray:
         """Return X @ right, of the type of ``right``."""
-        return to_host(self._products.csr_dot(*self._parts, self._there(right)))
+        there = self._there(right)
+        if self._sparse:
+            return to_host(self._products.csr_dot(*self._parts, there))
+        out = namespace(self._device).empty((len(self._starts) - 1, right.shape[1]), dtype=right.dtype)
+        for start, block in self._blocks(right.dtype):
+            out[start : start + len(block)] = block @ there
+        return to_host(out)
 
     def t_dot(self, left: np.ndarray) -> np.ndarray:
         """Return X' @ left, of the type of ``left``."""
         there = self._there(np.ascontiguousarray(left))
-        return to_host(self._products.csr_t_dot(*self._parts, there, self._n_genes, accumulate=left.dtype))
+        if self._sparse:
+            return to_host(
+                self._products.csr_t_dot(*self._parts, there, self._n_genes, accumulate=left.dtype)
+            )
+        total = namespace(self._device).zeros((self._n_genes, left.shape[1]), dtype=left.dtype)
+        for start, block in self._blocks(left.dtype):
+            total += block.T @ there[start : start + len(block)]
+        return to_host(total)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the sum and the sum of squares of every gene, float64, shape (G,) each."""
         indptr, indices, data = map(to_host, self._parts)
         return Values(Csr(indptr, indices, data, self._n_genes)).moments()
+
+    def _blocks(self, kind: Any) -> Iterator[tuple[int, Any]]:
+        """Write runs of rows out on the device; sparse rows alone came over."""
+        indptr, indices, data = self._parts
+        fill_dense = kernel("dense", self._device).fill_dense
+        step = max(_DEVICE_BLOCK_BYTES // (np.dtype(kind).itemsize * max(self._n_genes, 1)), 1)
+        for start in range(0, len(self._starts) - 1, step):
+            ends = indptr[start : start + step + 1]
+            lo, hi = int(self._starts[start]), int(self._starts[start + len(ends) - 1])
+            block = namespace(self._device).empty((len(ends) - 1, self._n_genes), dtype=kind)
+            fill_dense(ends - lo, indices[lo:hi], data[lo:hi], block)
+            yield start, block
 
 
 @dataclass(frozen=True)
@@ -120,17 +216,26 @@ class Transform:
         Type of the values.
     device
         Where they are multiplied.
+    kept
+        Where the values of tiles stay between passes; None makes them anew in each. Not sent to other
+        processes.
     """
 
     kind: str
     target_sum: float
     dtype: Any = np.float32
     device: str = "cpu"
+    kept: KeptValues | None = None
 
-    def __call__(self, batch: SliceBatch) -> Values | DeviceValues:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Transform, (self.kind, self.target_sum, self.dtype, self.device)
+
+    def __call__(self, batch: SliceBatch) -> Values | ReadyValues | DeviceValues:
         """Return the values of a batch's spots, ready to be multiplied."""
         if side_of(self.device) == "cpu":
-            return self.on_host(batch)
+            if self.kept is None:
+                return self.on_host(batch)
+            return self.kept.of(batch.rows, partial(self.on_host, batch))
         totals = batch.totals if self.kind == "log" else None
         return DeviceValues(batch.counts, totals, self.target_sum, self.dtype, self.device)
 

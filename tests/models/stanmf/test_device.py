@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse
 from small_studies import OFFSETS, counts_of, facts_of, passes_of
 
+from atlasnmf.models.stanmf import values
 from atlasnmf.models.stanmf.method import build
 from atlasnmf.models.stanmf.params import Params
 from atlasnmf.models.stanmf.values import DeviceValues, Transform
+from atlasnmf.schema import Csr
 from atlasnmf.train import loop
 
 
@@ -47,3 +50,21 @@ def test_values_on_the_device_are_those_of_the_host(cuda_kernels, kind):
     np.testing.assert_allclose(device.t_dot(left), host.t_dot(left), rtol=1e-12)
     for mine, other in zip(device.moments(), host.moments(), strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_full_rows_are_written_out_there(cuda_kernels, monkeypatch, dtype):
+    """Volumes have few zeros: sparse rows travel, and blocks of a few rows are multiplied densely."""
+    rng = np.random.default_rng(0)
+    dense = rng.poisson(1.5, (40, 9)).astype(np.uint16)
+    rows = Csr.from_scipy(scipy.sparse.csr_matrix(dense))
+    monkeypatch.setattr(values, "_DEVICE_BLOCK_BYTES", 7 * 9 * np.dtype(dtype).itemsize)
+    device = DeviceValues(rows, None, 1.0, dtype, cuda_kernels)
+    assert not device._sparse
+    assert [len(block) for _, block in device._blocks(dtype)] == [7, 7, 7, 7, 7, 5]
+    right, left = rng.random((9, 3)).astype(dtype), rng.random((40, 3)).astype(dtype)
+    found = device.dot(right), device.t_dot(left)
+    tolerance = 1e-5 if dtype is np.float32 else 1e-12
+    for ours, plain in zip(found, (dense @ right, dense.T @ left), strict=True):
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(ours, plain, rtol=tolerance)
