@@ -349,6 +349,8 @@ class SliceBatch:
         the weights of A~ from whole-slice degrees, float32. None for block batches.
     n_shared
         Core spots of the slice over all ranks, where several share a step; None where all are here.
+    shared_start
+        Working row of the first of them, where they are a run of rows; None where all are here.
     """
 
     slice_index: int
@@ -360,6 +362,7 @@ class SliceBatch:
     smoothed: tuple[Csr, ...] = ()
     graph: Csr | None = None
     n_shared: int | None = None
+    shared_start: int | None = None
 
     @property
     def n_core(self) -> int:
@@ -370,6 +373,11 @@ class SliceBatch:
     def n_step(self) -> int:
         """Spots of the slice that carry the loss of a step, over all ranks."""
         return self.n_core if self.n_shared is None else self.n_shared
+
+    @property
+    def step_start(self) -> int:
+        """First working row of the spots that carry the loss of a step, where they are a run of rows."""
+        return int(self.rows[0]) if self.shared_start is None else self.shared_start
 
 
 @dataclass(frozen=True)

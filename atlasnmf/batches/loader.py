@@ -117,8 +117,8 @@ class Loader:
             units: Iterator[Unit] = buffered_units(source, self.sampler, step)
         else:
             units = self._units(source, step)
-        if self.sampler.n_ranks > 1:
-            units = self._shared(units, step)
+        if isinstance(self.sampler, BlockSampler) and self.sampler.n_ranks > 1:
+            units = _shared(units, self.sampler, step)
         if self.sends:
             from atlasnmf.batches.device import Sender
 
@@ -163,24 +163,29 @@ class Loader:
                 yield [source.batch(s, source.read_rows(rows)) for s, rows in enumerate(drawn)]
             else:
                 # a slice that is one tile comes whole in every step: it is read once
-                before = {
-                    tile: before.get(tile)
-                    or halo_batch(source, tile.slice_index, tile.start, tile.stop, self.hops)
-                    for tile in self.sampler.draw(step)
-                }
+                parts = zip(self.sampler.draw(step), self.sampler.whole(step), strict=True)
+                before = {tile: before.get(tile) or self._part(source, tile, whole) for tile, whole in parts}
                 yield list(before.values())
             step += 1
 
-    def _shared(self, units: Iterator[Unit], step: int) -> Iterator[Unit]:
-        """Tell every batch how many rows all ranks have of its slice."""
-        for at, unit in enumerate(units, step):
-            rows = self.sampler.step_rows(at)
-            yield [replace(batch, n_shared=n_rows) for batch, n_rows in zip(unit, rows, strict=True)]
+    def _part(self, source: SpotSource, tile: Tile, whole: Tile) -> SliceBatch:
+        """Read a rank's part of a tile; it knows which rows all ranks have."""
+        batch = halo_batch(source, tile.slice_index, tile.start, tile.stop, self.hops)
+        if self.sampler.n_ranks == 1:
+            return batch
+        return replace(batch, n_shared=whole.n_spots, shared_start=whole.start)
 
     def first_unit(self, step: int = 0) -> Unit:
         """Return one unit without leaving a thread behind; for tests and for planning."""
         with closing(self.starting_at(step)) as units:
             return next(units)
+
+
+def _shared(units: Iterator[Unit], sampler: BlockSampler, step: int) -> Iterator[Unit]:
+    """Tell every batch how many rows all ranks have of its slice."""
+    for at, unit in enumerate(units, step):
+        rows = sampler.step_rows(at)
+        yield [replace(batch, n_shared=n_rows) for batch, n_rows in zip(unit, rows, strict=True)]
 
 
 def _free_bytes(device: str) -> int:

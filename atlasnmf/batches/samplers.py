@@ -235,20 +235,17 @@ class TileSampler:
         """Number of slices."""
         return len(self.tiles)
 
-    def step_rows(self, step: int) -> list[int]:
-        """Return the core rows a step takes of each slice, over all ranks."""
-        return [tile.stop - tile.start for tile in self._whole(step)]
-
     def draw(self, step: int) -> list[Tile]:
         """Return this rank's share of the tiles of a step, one a slice."""
         drawn = []
-        for tile in self._whole(step):
+        for tile in self.whole(step):
             n_rows = tile.stop - tile.start
             lo, hi = (n_rows * (self.rank + i) // self.n_ranks for i in (0, 1))
             drawn.append(replace(tile, start=tile.start + lo, stop=tile.start + hi))
         return drawn
 
-    def _whole(self, step: int) -> list[Tile]:
+    def whole(self, step: int) -> list[Tile]:
+        """Return the tiles of a step that all ranks share, one a slice."""
         drawn = []
         for slice_index, own in enumerate(self.tiles):
             epoch, within = divmod(step, len(own))

@@ -71,7 +71,8 @@ def settled_ranks(request: FitRequest, client: Client | None) -> FitRequest:
     Raises
     ------
     BadOption
-        Workers are asked for and there is no cluster, or the model's steps cannot be shared.
+        Workers are asked for and there is no cluster, or the model's steps cannot be shared, with these
+        parameters or with any.
     """
     wanted, shares = request.run.train_workers, models.shares_steps(request.model)
     if wanted and client is None:
@@ -86,6 +87,8 @@ def settled_ranks(request: FitRequest, client: Client | None) -> FitRequest:
         return request
     if wanted is None:
         wanted = len(client.scheduler_info(n_workers=-1)["workers"]) if shares else 0
+    if wanted > 1:
+        models.check_shared(request.model, request.params)
     return replace(request, run=request.run.model_copy(update={"train_workers": wanted}))
 
 

@@ -72,10 +72,11 @@ class Ranks(Protocol):
         """How many there are."""
         ...
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
+    def sum(self, tensors: Sequence[Tensor], *, late: bool = False) -> None:
         """Put the sum over all ranks in the place of each tensor; every rank calls it with the same shapes.
 
         The sums have the same bits on every rank, and from one run to the next for the same number of ranks.
+        ``late`` says that another may come to it minutes later, busy with work that is its alone.
         """
         ...
 

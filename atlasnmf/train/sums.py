@@ -1,4 +1,4 @@
-"""Sums over ranks as terms of a loss: a part of a batch in, the sum over all of it out."""
+"""Sums over ranks inside a loss: a part of a batch in, the sum over all of it out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from atlasnmf.train.method import Ranks
 
-__all__ = ["summed"]
+__all__ = ["pooled", "summed"]
 
 
 def summed(parts: Sequence[Tensor], ranks: Ranks | None) -> list[Tensor]:
@@ -41,12 +41,54 @@ def summed(parts: Sequence[Tensor], ranks: Ranks | None) -> list[Tensor]:
     return list(_Summed.apply(ranks, *parts))
 
 
+def pooled(parts: Sequence[Tensor], ranks: Ranks | None) -> list[Tensor]:
+    """Add tensors over ranks that every rank's own rows go on from, such as the mean of a normalisation.
+
+    Parameters
+    ----------
+    parts
+        Sums over the rows that are here, of any shapes and one floating type; every rank gives as many of
+        the same shapes, and takes the gradient of at least one of what it gets.
+    ranks
+        The other ranks; None returns the parts as they are.
+
+    Returns
+    -------
+    list of Tensor
+        The sums over all ranks' rows, the same bits on every rank.
+
+    Notes
+    -----
+    Gradients are added over ranks too, in a message of their own: what is made of the sums differs from rank
+    to rank, and the losses of all ranks add up. A term that all ranks would have whole counts on one alone;
+    :func:`summed` is for those.
+    """
+    if ranks is None:
+        return list(parts)
+    return list(_Pooled.apply(ranks, *parts))
+
+
+class _Pooled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ranks: Ranks, *parts: Tensor) -> tuple[Tensor, ...]:
+        ctx.ranks = ranks
+        return _added(ranks, parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        return None, *_added(ctx.ranks, grads)
+
+
+def _added(ranks: Ranks, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    totals = tuple(part.detach().clone() for part in parts)
+    ranks.sum(totals)
+    return totals
+
+
 class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ranks: Ranks, *parts: Tensor) -> tuple[Tensor, ...]:
-        totals = tuple(part.detach().clone() for part in parts)
-        ranks.sum(totals)
-        return totals
+        return _added(ranks, parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +16,8 @@ from atlasnmf.models.spatialfuser.pairs import Links, Pairs
 from atlasnmf.models.spatialfuser.params import Params
 from atlasnmf.models.spatialfuser.state import State
 from atlasnmf.seeds import rng_for
+from atlasnmf.train.method import Ranks
+from atlasnmf.train.sums import pooled
 
 __all__ = ["Fusion", "projected"]
 
@@ -28,6 +33,29 @@ def projected(net: Fuser, latents: list[Tensor]) -> list[np.ndarray]:
     return [torch.cat([net.project(part) for part in rows.split(_ROWS)]).cpu().numpy() for rows in latents]
 
 
+@dataclass(frozen=True)
+class _Triplets:
+    """The triplets of a link in a step, the same on every rank.
+
+    Parameters
+    ----------
+    source, target
+        Anchors and positives, rows of either slice, int64, shape (m,).
+    away, away_target
+        Spots of either slice far from each of them, int64, shape (m,).
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    away: np.ndarray
+    away_target: np.ndarray
+
+    def part(self, rank: int, n_ranks: int) -> slice:
+        """Return the triplets that one rank counts."""
+        lo, hi = (len(self.source) * (rank + i) // n_ranks for i in (0, 1))
+        return slice(lo, hi)
+
+
 class Fusion:
     """Matching, and the terms that its pairs give a step.
 
@@ -35,68 +63,133 @@ class Fusion:
     ----------
     params, links, seed
         Of the fit, and the slices that are matched.
+    ranks
+        Those that share a step; None for one that has it all.
     """
 
-    def __init__(self, params: Params, links: Links, seed: int) -> None:
-        self.params, self.links, self.seed = params, links, seed
+    def __init__(self, params: Params, links: Links, seed: int, ranks: Ranks | None = None) -> None:
+        self.params, self.links, self.seed, self.ranks = params, links, seed, ranks
+        self.rank, self.n_ranks = (0, 1) if ranks is None else (ranks.rank, ranks.n_ranks)
 
     def match(self, state: State) -> None:
-        """Match the slices of all links by what the last steps saw."""
+        """Match the slices of all links by what the last steps saw; ranks take links in turn."""
         embeddings = projected(state.net, state.latents)
-        state.pairs = []
-        for link, (a, b) in enumerate(self.links.slices):
-            if not self.links.comparable(link):
-                state.pairs.append(Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64)))
-                continue
-            found = self.links.match(link, embeddings, state.own, state.step)
-            # a spot that no step has seen yet has no embedding to be matched by
-            known = state.seen[a][found.source] & state.seen[b][found.target]
-            state.pairs.append(Pairs(found.source[known], found.target[known]))
+        found = [
+            self._matched(link, state, embeddings) if link % self.n_ranks == self.rank else _no_pairs()
+            for link in range(len(self.links.slices))
+        ]
+        state.pairs = found if self.ranks is None else _sent_round(found, self.ranks, state.latents[0].device)
+
+    def _matched(self, link: int, state: State, embeddings: list[np.ndarray]) -> Pairs:
+        if not self.links.comparable(link):
+            return _no_pairs()
+        found = self.links.match(link, embeddings, state.own, state.step)
+        a, b = self.links.slices[link]
+        # a spot that no step has seen yet has no embedding to be matched by
+        known = state.seen[a][found.source] & state.seen[b][found.target]
+        return Pairs(found.source[known], found.target[known])
 
     def terms(self, state: State, given: list[Inputs], latents: list[Tensor]) -> dict[str, Tensor]:
-        """Return triplets and common direction, each the mean over links."""
+        """Return triplets and common direction, each the mean over links; of several ranks, a part of each.
+
+        Every rank gets the embeddings of all and counts its run of the triplets. The direction is a function
+        of sums, which rank 0 counts.
+        """
         here = {inputs.slice_index: inputs for inputs in given}
-        live = {i.slice_index: state.net.project(latent) for i, latent in zip(given, latents, strict=True)}
-        pulls, turns = [], []
-        for link, (a, b) in enumerate(self.links.slices):
-            by_source = state.pairs[link].of_source(here[a].core)
-            by_target = state.pairs[link].of_target(here[b].core)
-            # pairs with both ends here are counted once
-            elsewhere = (by_target[0] < here[a].core.start) | (by_target[0] >= here[a].core.stop)
-            source = np.concatenate([by_source[0], by_target[0][elsewhere]])
-            target = np.concatenate([by_source[1], by_target[1][elsewhere]])
-            if len(source):
-                rng = rng_for(self.seed, "spatialfuser", "negatives", link, state.step)
-                rows = [
-                    _rows(state, here[s], live[s], wanted)
-                    for s, spots in ((a, source), (b, target))
-                    for wanted in (spots, self._elsewhere(spots, here[s], rng))
-                ]
-                pulls.append(losses.triplets(rows[0], rows[2], rows[1], rows[3], self.params.margin))
-            turns.append(losses.direction(latents[a], latents[b]))
-        terms = {"direction": torch.stack(turns).mean()}
-        if pulls:
+        drawn = [self._drawn(link, state, here) for link in range(len(self.links.slices))]
+        some = [triplets for triplets in drawn if triplets is not None]
+        live, headings = self._met(state, given, latents, with_rows=bool(some))
+        turns = [losses.direction(headings[a], headings[b]) for a, b in self.links.slices]
+        terms = {"direction": torch.stack(turns).mean() * float(self.rank == 0)}
+        if some:
+            pulls = [
+                self._pulls(triplets, state, [here[s] for s in ends], [live[s] for s in ends])
+                for triplets, ends in zip(drawn, self.links.slices, strict=True)
+                if triplets is not None
+            ]
             terms["triplets"] = torch.stack(pulls).mean()
         return terms
+
+    def _met(
+        self, state: State, given: list[Inputs], latents: list[Tensor], *, with_rows: bool
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Return embeddings in the common space and mean directions, of all ranks' rows, by slice."""
+        slices = [inputs.slice_index for inputs in given]
+        parts = [losses.heading(rows, i.graph.n_step) for i, rows in zip(given, latents, strict=True)]
+        if with_rows:
+            own = [state.net.project(rows) for rows in latents]
+            parts += [inputs.among_all(rows) for inputs, rows in zip(given, own, strict=True)]
+        whole = pooled(parts, self.ranks)
+        live = dict(zip(slices, whole[len(slices) :], strict=True)) if with_rows else {}
+        return live, dict(zip(slices, whole[: len(slices)], strict=True))
+
+    def _drawn(self, link: int, state: State, here: dict[int, Inputs]) -> _Triplets | None:
+        """Return the pairs of a link with an end in this step, and a spot far from either end; or None."""
+        a, b = self.links.slices[link]
+        by_source = state.pairs[link].of_source(here[a].step)
+        by_target = state.pairs[link].of_target(here[b].step)
+        # pairs with both ends here are counted once
+        elsewhere = (by_target[0] < here[a].step.start) | (by_target[0] >= here[a].step.stop)
+        source = np.concatenate([by_source[0], by_target[0][elsewhere]])
+        target = np.concatenate([by_source[1], by_target[1][elsewhere]])
+        if not len(source):
+            return None
+        rng = rng_for(self.seed, "spatialfuser", "negatives", link, state.step)
+        away = [self._elsewhere(spots, here[s], rng) for s, spots in ((a, source), (b, target))]
+        return _Triplets(source, target, *away)
+
+    def _pulls(self, triplets: _Triplets, state: State, given: list[Inputs], live: list[Tensor]) -> Tensor:
+        mine = triplets.part(self.rank, self.n_ranks)
+
+        def embedded(end: int, spots: np.ndarray) -> Tensor:
+            return _rows(state, given[end], live[end], spots[mine])
+
+        return losses.triplets(
+            embedded(0, triplets.source),
+            embedded(1, triplets.target),
+            embedded(0, triplets.away),
+            embedded(1, triplets.away_target),
+            self.params.margin,
+            n_pairs=len(triplets.source),
+        )
 
     def _elsewhere(self, spots: np.ndarray, inputs: Inputs, rng: np.random.Generator) -> np.ndarray:
         """Draw for each spot one of the step's own that is farther than the reach of a match."""
         positions, reach = self.links.positions[inputs.slice_index], self.links.reach(inputs.slice_index)
-        drawn = rng.integers(inputs.core.start, inputs.core.stop, len(spots))
+        drawn = rng.integers(inputs.step.start, inputs.step.stop, len(spots))
         for _ in range(_DRAWS):
             near = np.square(positions[drawn] - positions[spots]).sum(1) <= reach**2
             if not near.any():
                 break
-            drawn[near] = rng.integers(inputs.core.start, inputs.core.stop, int(near.sum()))
+            drawn[near] = rng.integers(inputs.step.start, inputs.step.stop, int(near.sum()))
         return drawn
+
+
+def _no_pairs() -> Pairs:
+    return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def _sent_round(found: list[Pairs], ranks: Ranks, device: torch.device) -> list[Pairs]:
+    """Return the pairs of all links, each of which one rank has found."""
+    sizes = torch.tensor([len(pairs.source) for pairs in found], dtype=torch.int64, device=device)
+    ranks.sum([sizes], late=True)
+    ends = np.cumsum([0, *sizes.tolist()])
+    sent = torch.zeros(2, int(ends[-1]), dtype=torch.int64, device=device)
+    for pairs, lo in zip(found, ends[:-1].tolist(), strict=True):
+        if len(pairs.source):
+            own = torch.from_numpy(np.stack([pairs.source, pairs.target]))
+            sent[:, lo : lo + len(pairs.source)] = own.to(device)
+    ranks.sum([sent])
+    whole = sent.cpu().numpy()
+    return [Pairs(*whole[:, lo:hi].copy()) for lo, hi in pairwise(ends.tolist())]
 
 
 def _rows(state: State, inputs: Inputs, live: Tensor, spots: np.ndarray) -> Tensor:
     """Return the embedding of spots: of this step where they are in it, else as last seen."""
-    inside = (spots >= inputs.core.start) & (spots < inputs.core.stop)
+    inside = (spots >= inputs.step.start) & (spots < inputs.step.stop)
     if inside.all():
-        return live[torch.from_numpy(spots - inputs.core.start).to(live.device)]
-    places = torch.from_numpy(np.where(inside, spots - inputs.core.start, 0)).to(live.device)
+        return live[torch.from_numpy(spots - inputs.step.start).to(live.device)]
+    places = torch.from_numpy(np.where(inside, spots - inputs.step.start, 0)).to(live.device)
     with torch.no_grad():
         last = state.net.project(state.latents[inputs.slice_index][torch.from_numpy(spots).to(live.device)])
     return torch.where(torch.from_numpy(inside).to(live.device)[:, None], live[places], last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +16,9 @@ from atlasnmf.models.spatialfuser.networks import Graph
 from atlasnmf.models.spatialfuser.params import Params
 from atlasnmf.models.spatialfuser.state import State
 from atlasnmf.schema import AtlasFacts, Csr, SliceBatch
+from atlasnmf.train.method import Ranks
 
-__all__ = ["Inputs", "Reader"]
+__all__ = ["Inputs", "Reader", "gathered"]
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,40 @@ class Inputs:
     Parameters
     ----------
     slice_index, core
-        The slice, and its spots that carry the loss, as a run of its rows.
+        The slice, and its spots that carry the loss here, as a run of its rows.
+    step
+        Those that carry the loss on any rank, a run that holds the core.
     rows
         Features of core and halo.
     graph
         Their edges, without priors.
     around
-        Rows of the slice of all spots, halo included, int64.
+        Rows of the slice of all spots here, halo included, int64.
     """
 
     slice_index: int
     core: slice
+    step: slice
     rows: Tensor
     graph: Graph
     around: np.ndarray
+
+    def among_all(self, rows: Tensor) -> Tensor:
+        """Return rows of the core in their places among those of all ranks, zeros elsewhere."""
+        if self.core == self.step:
+            return rows
+        before, after = self.core.start - self.step.start, self.step.stop - self.core.stop
+        return torch.nn.functional.pad(rows, (0, 0, before, after))
+
+
+@torch.no_grad()
+def gathered(given: Sequence[Inputs], rows: Sequence[Tensor], ranks: Ranks | None) -> list[Tensor]:
+    """Return rows that each rank has of its core as those of the whole step, by slice; no gradient."""
+    if ranks is None or not rows:
+        return list(rows)
+    whole = [inputs.among_all(part).clone() for inputs, part in zip(given, rows, strict=True)]
+    ranks.sum(whole)
+    return whole
 
 
 class Reader:
@@ -49,10 +71,14 @@ class Reader:
     ----------
     params, facts, device
         As for :func:`atlasnmf.models.spatialfuser.method.build`.
+    ranks
+        Those that share a step; None for one that has it all.
     """
 
-    def __init__(self, params: Params, facts: AtlasFacts, device: torch.device) -> None:
-        self.params, self.facts, self.device = params, facts, device
+    def __init__(
+        self, params: Params, facts: AtlasFacts, device: torch.device, ranks: Ranks | None = None
+    ) -> None:
+        self.params, self.facts, self.device, self.ranks = params, facts, device, ranks
         self.offsets = np.concatenate([[0], np.cumsum(facts.n_spots)]).astype(np.int64)
         self.genes = [np.flatnonzero(mask) for mask in facts.gene_mask]
         self.kinds = np.zeros(facts.n_slices, np.int64) if facts.kinds is None else facts.kinds
@@ -81,19 +107,22 @@ class Reader:
         if kept is not None and kept[0] is batch:
             return kept[1]
         assert batch.graph is not None
-        around = batch.rows - int(self.offsets[batch.slice_index])
+        offset = int(self.offsets[batch.slice_index])
+        around, start = batch.rows - offset, batch.step_start - offset
+        first = int(around[0]) if len(around) else start
         edges = Edges(
             torch.from_numpy(np.asarray(batch.graph.indptr, np.int64)).to(self.device),
             torch.from_numpy(batch.graph.indices.astype(np.int64)).to(self.device),
         )
         made = Inputs(
             batch.slice_index,
-            slice(int(around[0]), int(around[0]) + batch.n_core),
+            slice(first, first + batch.n_core),
+            slice(start, start + batch.n_step),
             self._features(batch),
-            Graph(batch.rings, edges),
+            Graph(batch.rings, edges, n_shared=batch.n_shared, ranks=self.ranks),
             around,
         )
-        if batch.n_core == self.facts.n_spots[batch.slice_index]:
+        if batch.n_step == self.facts.n_spots[batch.slice_index]:
             self._kept[batch.slice_index] = (batch, made)
         return made
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from atlasnmf.models.spatialfuser.fusing import projected
-from atlasnmf.models.spatialfuser.inputs import Inputs, Reader
+from atlasnmf.models.spatialfuser.inputs import Inputs, Reader, gathered
 from atlasnmf.models.spatialfuser.state import State
 
 __all__ = ["embed", "measure"]
@@ -17,16 +17,20 @@ def measure(state: State, given: list[Inputs], reader: Reader) -> dict[str, floa
     """Count a unit's spots into the statistics of one normalisation; finish it when all are in."""
     state.net.eval()
     _count_anew(state, reader)
-    for inputs in given:
+    waiting = _waiting(state, given)
+    sums = []
+    for inputs in waiting:
         s = inputs.slice_index
-        fresh = ~state.counted[s][inputs.core]
-        if not fresh.any():
-            continue
         rows = state.net.of(s).before_norm(state.n_measured, inputs.rows, reader.graph(inputs, state))
-        rows = rows.double()[torch.from_numpy(fresh).to(rows.device)]
+        rows = rows.double()[torch.from_numpy(~state.counted[s][inputs.core]).to(rows.device)]
         parts = [rows.new_full((rows.shape[1],), len(rows)), rows.sum(0), rows.square().sum(0)]
-        state.sums[s] = state.sums[s] + torch.stack(parts).cpu().numpy()
-        state.counted[s][inputs.core] = True
+        sums.append(torch.stack(parts))
+    if reader.ranks is not None and sums:
+        reader.ranks.sum(sums)
+    for inputs, counted in zip(waiting, sums, strict=True):
+        s = inputs.slice_index
+        state.sums[s] = state.sums[s] + counted.cpu().numpy()
+        state.counted[s][inputs.step] = True
     if all(counted.all() for counted in state.counted):
         for s, (count, total, squares) in enumerate(state.sums):
             mean = total / count
@@ -45,18 +49,25 @@ def embed(state: State, given: list[Inputs], reader: Reader) -> dict[str, float]
     _count_anew(state, reader)
     if not state.embedding:
         state.embedding = [torch.zeros_like(rows) for rows in state.latents]
-    for inputs in given:
-        s = inputs.slice_index
-        if not state.counted[s][inputs.core].all():
-            latent, _ = state.net.of(s).encode(inputs.rows, reader.graph(inputs, state))
-            state.embedding[s][inputs.core] = latent
-            state.counted[s][inputs.core] = True
+    waiting = _waiting(state, given)
+    found = [
+        state.net.of(inputs.slice_index).encode(inputs.rows, reader.graph(inputs, state))[0]
+        for inputs in waiting
+    ]
+    for inputs, rows in zip(waiting, gathered(waiting, found, reader.ranks), strict=True):
+        state.embedding[inputs.slice_index][inputs.step] = rows
+        state.counted[inputs.slice_index][inputs.step] = True
     if all(counted.all() for counted in state.counted):
         if len(state.embedding) > 1:
             common = projected(state.net, state.embedding)
             state.embedding = [torch.from_numpy(rows).to(reader.device) for rows in common]
         state.finished = True
     return {"embedded": float(np.mean([counted.mean() for counted in state.counted]))}
+
+
+def _waiting(state: State, given: list[Inputs]) -> list[Inputs]:
+    """Return the slices of which a step has spots that no step before it counted, on whichever rank."""
+    return [inputs for inputs in given if not state.counted[inputs.slice_index][inputs.step].all()]
 
 
 def _count_anew(state: State, reader: Reader) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ from torch.nn.functional import elu
 
 from atlasnmf.models.spatialfuser.attention import Edges, aggregate, edge_shares
 from atlasnmf.models.spatialfuser.losses import reconstruction
+from atlasnmf.train.sums import pooled
+
+if TYPE_CHECKING:
+    from atlasnmf.train.method import Ranks
 
 __all__ = ["Fuser", "Graph", "Heads", "Layer", "Mcgate", "Norm"]
 
@@ -40,6 +45,8 @@ class Graph:
         p of the local edges, shape (E, H); None for 1.
     far
         Spots alike though far apart, for rows of a whole slice; None without.
+    n_shared, ranks
+        Core rows over all ranks, and the other ranks, where several share the core; None where all is here.
     """
 
     rings: tuple[int, ...]
@@ -47,6 +54,13 @@ class Graph:
     place: int = 0
     prior: Tensor | None = None
     far: Edges | None = None
+    n_shared: int | None = None
+    ranks: Ranks | None = None
+
+    @property
+    def n_step(self) -> int:
+        """Core rows over all ranks."""
+        return self.rings[0] if self.n_shared is None else self.n_shared
 
     def n_rows(self, hops_left: int) -> int:
         """Rows whose values are still needed ``hops_left`` rounds of message passing before the end."""
@@ -72,7 +86,7 @@ class Heads(nn.Module):
         if heads == 1:
             return rows @ self.weight[0]
         padded = nn.functional.pad(rows, (0, self.pad)) if self.pad else rows
-        by_head = padded.reshape(len(rows), heads, -1).transpose(0, 1)
+        by_head = padded.unflatten(1, (heads, -1)).transpose(0, 1)
         return torch.bmm(by_head, self.weight).transpose(0, 1).reshape(len(rows), self.n_out)
 
     def back(self, rows: Tensor) -> Tensor:
@@ -80,15 +94,16 @@ class Heads(nn.Module):
         heads = len(self.weight)
         if heads == 1:
             return rows @ self.weight[0].T
-        by_head = rows.reshape(len(rows), heads, -1).transpose(0, 1)
+        by_head = rows.unflatten(1, (heads, -1)).transpose(0, 1)
         out = torch.bmm(by_head, self.weight.transpose(1, 2)).transpose(0, 1)
-        return out.reshape(len(rows), -1)[:, : self.n_in]
+        return out.flatten(1)[:, : self.n_in]
 
 
 class Norm(nn.Module):
     """Batch normalisation over the core rows; each slice has its own mean and variance.
 
-    In training they are the batch's; afterwards those that were measured over all spots of the slice.
+    In training they are those of the batch, over all ranks that share it; afterwards those that were measured
+    over all spots of the slice.
     """
 
     EPS = 1e-5
@@ -108,17 +123,28 @@ class Norm(nn.Module):
         if not self.training:
             mean, var = self.mean[graph.place], self.var[graph.place]
             return nn.functional.batch_norm(rows, mean, var, self.weight, self.bias, eps=self.EPS)
-        if n_core == len(rows):
+        if graph.ranks is None and n_core == len(rows):
             return nn.functional.batch_norm(
                 rows, None, None, self.weight, self.bias, training=True, eps=self.EPS
             )
-        core = rows[:n_core]
-        mean, var = core.mean(0), core.var(0, correction=0)
-        return (rows - mean) * torch.rsqrt(var + self.EPS) * self.weight + self.bias
+        mean, var = _moments(rows[:n_core], graph)
+        scale = self.weight * torch.rsqrt(var + self.EPS)
+        return torch.addcmul((self.bias - mean * scale).to(rows.dtype), rows, scale.to(rows.dtype))
 
     def measured(self, place: int, mean: Tensor, var: Tensor) -> None:
         """Take the statistics of all spots of a slice."""
         self.mean[place], self.var[place] = mean, var
+
+
+def _moments(core: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the core rows of all ranks, float64, shape (d,)."""
+    if len(core):
+        var, mean = (part.double() for part in torch.var_mean(core, 0, correction=0))
+        parts = torch.stack([mean, var + mean.square()]) * (len(core) / graph.n_step)
+    else:  # a rank without rows still takes part in every sum
+        parts = core.double().sum(0).expand(2, -1)
+    (whole,) = pooled([parts], graph.ranks)
+    return whole[0], (whole[1] - whole[0].square()).clamp(min=0)
 
 
 class Layer(nn.Module):
@@ -164,7 +190,7 @@ class Layer(nn.Module):
 
     def shares(self, projected: Tensor, edges: Edges, prior: Tensor | None) -> Tensor:
         """Return a of some edges, shape (E, H)."""
-        blocks = projected.reshape(len(projected), self.ends.shape[1], -1)
+        blocks = projected.unflatten(1, (self.ends.shape[1], -1))
         own, other = torch.einsum("nhc,ehc->enh", blocks, self.ends)
         return edge_shares(edges, own, other, prior)
 
@@ -294,12 +320,17 @@ class Mcgate(nn.Module):
         return latent[: graph.rings[0]], self.decode(latent, attention, graph)
 
     def error(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Return the embedding of the core, and the mean square by which its reconstruction misses."""
+        """Return the embedding of the core, and the mean square by which its reconstruction misses.
+
+        Of ranks that share the core each returns its part of the mean.
+        """
         latent, attention = self.encode(rows, graph, spare=self.depth)
         n_core = graph.rings[0]
         first, shares = self.layers[0], attention[0]
         hidden = first.mix(self.decode(latent, attention, graph, down_to=1), shares, graph, n_core)
-        missed = reconstruction(hidden, first.heads.weight, rows[:n_core], linear=self.linear)
+        missed = reconstruction(
+            hidden, first.heads.weight, rows[:n_core], linear=self.linear, n_rows=graph.n_step
+        )
         return latent[:n_core], missed
 
 

@@ -17,9 +17,11 @@ __all__ = [
     "OWN_COMPONENTS",
     "PRESETS",
     "RESULTS",
+    "SHARES_STEPS",
     "SUMMARY",
     "Params",
     "check",
+    "check_shared",
     "needs",
     "quality_lines",
     "wanted_genes",
@@ -27,6 +29,7 @@ __all__ = [
 
 SUMMARY = "Embed slices by graph attention, match their spots by transport and fuse them (SpatialFuser)."
 CLASS_NAME = "SpatialFuser"
+SHARES_STEPS = True
 RESULTS = {
     "obsm": ("X_spatialfuser", "spatialfuser_aligned", "spatialfuser_denoised"),
     "tables": ("spatialfuser_matches",),
@@ -154,6 +157,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 def check(params: Params, genes: tuple[str, ...], seed: int) -> None:
     """Refuse genes to denoise that the slices do not have; raises BadOption."""
     wanted_genes(params, genes)
+
+
+def check_shared(params: Params) -> None:
+    """Refuse steps shared by several workers where one must see whole slices; raises BadOption."""
+    if params.alpha:
+        raise BadOption(
+            "--alpha averages over whole slices, and workers that share a step have parts of them; "
+            "give --train-workers 0, or leave --alpha out"
+        )
 
 
 def wanted_genes(params: Params, genes: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,14 +21,15 @@ from atlasnmf.errors import BadOption
 from atlasnmf.models.spatialfuser import state as states
 from atlasnmf.models.spatialfuser.far import far_neighbours
 from atlasnmf.models.spatialfuser.fusing import Fusion
-from atlasnmf.models.spatialfuser.inputs import Inputs, Reader
+from atlasnmf.models.spatialfuser.inputs import Inputs, Reader, gathered
 from atlasnmf.models.spatialfuser.measuring import embed, measure
 from atlasnmf.models.spatialfuser.networks import Fuser, Mcgate
 from atlasnmf.models.spatialfuser.pairs import Links
-from atlasnmf.models.spatialfuser.params import Params, wanted_genes
+from atlasnmf.models.spatialfuser.params import Params, check_shared, wanted_genes
 from atlasnmf.models.spatialfuser.state import State
 from atlasnmf.schema import AtlasFacts, SliceBatch
 from atlasnmf.seeds import seed_for
+from atlasnmf.train.method import Ranks
 
 __all__ = ["FuserMethod"]
 
@@ -43,15 +44,35 @@ class FuserMethod:
     ----------
     params, facts, device, seed
         As for :func:`atlasnmf.models.spatialfuser.method.build`.
+    ranks
+        Those that share every step; None for one that has it all.
+
+    Notes
+    -----
+    Ranks (:meth:`with_ranks`) each bring a run of the core rows of every slice, with a halo of their own, so
+    a step sees the rows that one worker would see. Statistics of normalisations are sums over all ranks'
+    rows, differentiated; every rank gets the embeddings of all rows and counts a run of the triplets; links
+    are matched in turn. So value and gradient are those of the whole step, up to the order of additions, and
+    what the state keeps of every spot has the same bits on every rank.
     """
 
     name = "spatialfuser"
 
-    def __init__(self, params: Params, facts: AtlasFacts, device: torch.device, seed: int) -> None:
-        self.params, self.facts, self.device, self.seed = params, facts, device, seed
-        self.reader = Reader(params, facts, device)
+    def __init__(
+        self,
+        params: Params,
+        facts: AtlasFacts,
+        device: torch.device,
+        seed: int,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.params, self.facts, self.device, self.seed, self.ranks = params, facts, device, seed, ranks
+        several = ranks if ranks is not None and ranks.n_ranks > 1 else None
+        if several is not None:
+            check_shared(params)
+        self.reader = Reader(params, facts, device, several)
         self.links = Links.of(params, facts, seed)
-        self.fusion = Fusion(params, self.links, seed)
+        self.fusion = Fusion(params, self.links, seed, several)
         # refused before anything is trained
         wanted_genes(params, facts.genes)
         if params.alpha and isinstance(params.batch_spots, int) and params.batch_spots < facts.n_spots.max():
@@ -64,6 +85,10 @@ class FuserMethod:
         self.pretrain_steps = (
             max(params.pretrain_steps, self._epoch()) if self.fuse_steps else params.pretrain_steps
         )
+
+    def with_ranks(self, ranks: Ranks) -> FuserMethod:
+        """Return the method for one of the ranks that share every step; BadOption with ``alpha``."""
+        return FuserMethod(self.params, self.facts, self.device, self.seed, ranks)
 
     # -- the state ------------------------------------------------------------------------------------------
 
@@ -145,10 +170,8 @@ class FuserMethod:
     def step(self, state: State, unit: list[SliceBatch]) -> tuple[State, dict[str, float]]:
         """Take one step of the phase that it is time for."""
         given = [self.reader.read(batch) for batch in unit]
-        for batch, inputs in zip(unit, given, strict=True):
-            if state.own and not state.seen[batch.slice_index][inputs.core].all():
-                assert batch.scores is not None
-                state.own[batch.slice_index][inputs.core] = batch.scores[: batch.n_core, 0]
+        if state.own:
+            self._keep_own(state, unit, given)
         if state.step < self.learning_steps:
             figures = self._learn(state, given)
         elif state.n_measured < 2 * self.params.depth:
@@ -158,8 +181,19 @@ class FuserMethod:
         state.step += 1
         return state, figures
 
+    def _keep_own(self, state: State, unit: list[SliceBatch], given: list[Inputs]) -> None:
+        """Keep the features of spots that no step has seen before."""
+        new, rows = [], []
+        for batch, inputs in zip(unit, given, strict=True):
+            if not state.seen[inputs.slice_index][inputs.step].all():
+                assert batch.scores is not None
+                new.append(inputs)
+                rows.append(torch.as_tensor(batch.scores[: batch.n_core, 0]).to(self.device))
+        for inputs, whole in zip(new, gathered(new, rows, self.reader.ranks), strict=True):
+            state.own[inputs.slice_index][inputs.step] = whole.cpu().numpy()
+
     def _learn(self, state: State, given: list[Inputs]) -> dict[str, float]:
-        params, fusing = self.params, state.step >= self.pretrain_steps
+        fusing = state.step >= self.pretrain_steps
         self._look_far(state)
         if fusing and self._is_time_to_match(state):
             self.fusion.match(state)
@@ -170,23 +204,41 @@ class FuserMethod:
             latent, missed = net.error(inputs.rows, graph)
             latents.append(latent)
             errors.append(missed)
-        loss = torch.stack(errors).sum()
-        figures = {"reconstruction": float(loss.detach())}
+        terms = {"reconstruction": torch.stack(errors).sum()}
+        weights = {"reconstruction": 1.0}
         if fusing:
-            loss = params.reconstruction_weight * loss
-            for name, term in self.fusion.terms(state, given, latents).items():
-                loss = loss + (params.direction_weight if name == "direction" else 1.0) * term
-                figures[name] = float(term.detach())
+            terms |= self.fusion.terms(state, given, latents)
+            weights = self._weights
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        seen = torch.stack([term.detach() for term in terms.values()])
+        rows = [i.among_all(latent.detach()) for i, latent in zip(given, latents, strict=True)]
+        self._descend(loss, state, [seen, *rows])
+        for inputs, whole in zip(given, rows, strict=True):
+            state.latents[inputs.slice_index][inputs.step] = whole
+            state.seen[inputs.slice_index][inputs.step] = True
+        figures = dict(zip(terms, seen.tolist(), strict=True))
+        return {"loss": sum(weights[name] * value for name, value in figures.items()), **figures}
+
+    def _descend(self, loss: Tensor, state: State, beside: list[Tensor]) -> None:
+        """Take an optimiser step; ``beside`` is added over ranks along with the gradients."""
         weights = list(state.net.parameters())
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        if self.ranks is not None:
+            self.ranks.sum([*(gradient for gradient in gradients if gradient is not None), *beside])
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient
         state.optimizer.step()
         state.optimizer.zero_grad()
-        for inputs, latent in zip(given, latents, strict=True):
-            state.latents[inputs.slice_index][inputs.core] = latent.detach()
-            state.seen[inputs.slice_index][inputs.core] = True
-        return {"loss": float(loss.detach()), **figures}
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        """Weights of the terms while slices are fused."""
+        params = self.params
+        return {
+            "reconstruction": params.reconstruction_weight,
+            "direction": params.direction_weight,
+            "triplets": 1.0,
+        }
 
     def _look_far(self, state: State) -> None:
         """Find spots alike far away, once all have an embedding and every hundred steps."""

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Group", "RankLost", "open_store"]
 
-#: The first sum waits this much longer than others: ranks read their rows and compile before it.
+#: The first sum, and one that is said to be late, waits this much longer than others: ranks read their rows
+#: and compile before it, or work at what others do not.
 _START_FACTOR, _START_LEAST_S = 10, 600.0
 
 
@@ -79,8 +80,8 @@ class Group:
         """Whether some rank wanted to stop at the last sum; the same on every rank."""
         return self._asked
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over ranks, in one message.
+    def sum(self, tensors: Sequence[Tensor], *, late: bool = False) -> None:
+        """Replace each tensor by its sum over ranks, in one message; others may be ``late``.
 
         Raises
         ------
@@ -92,7 +93,7 @@ class Group:
         flat = torch.cat(
             [*(tensor.reshape(-1) for tensor in tensors), tensors[0].new_tensor([float(self._asks())])]
         )
-        self._wait(lambda: self._group.allreduce([flat], _options("Allreduce", self._patience())))
+        self._wait(lambda: self._group.allreduce([flat], _options("Allreduce", self._patience(late))))
         at = 0
         for tensor in tensors:
             tensor.copy_(flat[at : at + tensor.numel()].view_as(tensor))
@@ -141,9 +142,9 @@ class Group:
         if there is not tensor:
             tensor.copy_(there)
 
-    def _patience(self) -> datetime.timedelta:
+    def _patience(self, late: bool) -> datetime.timedelta:
         self._sums += 1
-        return self._start if self._sums == 1 else self._limit
+        return self._start if late or self._sums == 1 else self._limit
 
     def _wait(self, begin: Callable[[], Any]) -> None:
         try:

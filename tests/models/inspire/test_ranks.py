@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 
 from atlasnmf.schema import SliceBatch
 from atlasnmf.train.sums import summed
+from tests.models.threaded_ranks import run_ranks
 
 _place = Path(__file__).with_name("test_method.py")
 _spec = importlib.util.spec_from_file_location("inspire_tiny", _place)
@@ -20,42 +20,6 @@ assert _spec is not None
 assert _spec.loader is not None
 tiny = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tiny)
-
-
-class Threads:
-    """Ranks that are threads: sums in the order of the ranks."""
-
-    def __init__(self, n_ranks: int) -> None:
-        self.n_ranks, self.given = n_ranks, {}
-        self.barrier = threading.Barrier(n_ranks, timeout=60)
-
-    def of(self, rank: int) -> One:
-        return One(self, rank)
-
-
-class One:
-    def __init__(self, all_of_them: Threads, rank: int) -> None:
-        self.all, self.rank, self.n_ranks = all_of_them, rank, all_of_them.n_ranks
-
-    def sum(self, tensors) -> None:
-        self.all.given[self.rank] = [tensor.clone() for tensor in tensors]
-        self.all.barrier.wait()
-        for at, tensor in enumerate(tensors):
-            tensor.copy_(sum(self.all.given[rank][at] for rank in range(self.n_ranks)))
-        self.all.barrier.wait()
-
-
-def run_ranks(n_ranks: int, work) -> list:
-    threads, out = Threads(n_ranks), {}
-    started = [
-        threading.Thread(target=lambda rank=rank: out.update({rank: work(threads.of(rank))}))
-        for rank in range(n_ranks)
-    ]
-    for thread in started:
-        thread.start()
-    for thread in started:
-        thread.join(60)
-    return [out[rank] for rank in range(n_ranks)]
 
 
 def rows_of(step: int, sizes: list[int]) -> list[np.ndarray]:
