@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -22,6 +27,38 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}; set ATLASNMF_DATA to the folder of the .h5ad files")
     return folder
+
+
+@pytest.fixture(scope="session")
+def kernels_on_the_host(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """A stand-in for CuPy that runs the CUDA kernels on the host."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to run the CUDA kernels on the host")
+    place = Path(__file__).with_name("kernels") / "host_cuda.py"
+    spec = importlib.util.spec_from_file_location("host_cuda_of_all", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.HostCupy(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture(params=["on the host", pytest.param("cuda", marks=pytest.mark.gpu)])
+def cuda_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a device whose kernels run: CuPy's, or a stand-in."""
+    from atlasnmf.kernels import dispatch
+    from atlasnmf.kernels.gpu import _compile
+
+    if request.param == "cuda":
+        if not dispatch.gpu_available():
+            pytest.skip("no CUDA device")
+        yield "cuda"
+        return
+    monkeypatch.setitem(sys.modules, "cupy", request.getfixturevalue("kernels_on_the_host"))
+    monkeypatch.setattr(dispatch, "gpu_available", lambda: True)
+    _compile._compiled.cache_clear()
+    yield "cuda"
+    _compile._compiled.cache_clear()
 
 
 def _has_cuda() -> bool:

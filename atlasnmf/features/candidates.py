@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
-from atlasnmf.kernels.cpu.neighbours import radius_index, radius_neighbours
 from atlasnmf.kernels.cpu.pairs import pair_dots
+from atlasnmf.kernels.dispatch import carrier, kernel, namespace
 
 __all__ = ["Candidates", "candidates_alike", "candidates_within", "unit_rows"]
 
@@ -25,6 +26,8 @@ _CLUSTER_SPOTS, _MOST_CLUSTERS, _CLUSTERED, _PARTNERS = 250, 400, 20_000, 4
 class Candidates:
     """Pairs of spots that may correspond, CSR from the rows of one slice to those of another.
 
+    The arrays are of the side that listed them: numpy's, or CuPy's.
+
     Parameters
     ----------
     indptr
@@ -37,9 +40,9 @@ class Candidates:
         Spots of the target.
     """
 
-    indptr: np.ndarray
-    indices: np.ndarray
-    cosines: np.ndarray
+    indptr: Any
+    indices: Any
+    cosines: Any
     n_target: int
 
     @property
@@ -49,9 +52,9 @@ class Candidates:
 
     def n_without(self) -> tuple[int, int]:
         """Return how many spots of the source, and of the target, have no candidate."""
-        seen = np.zeros(self.n_target, dtype=bool)
+        seen = namespace(self.indices).zeros(self.n_target, dtype=bool)
         seen[self.indices] = True
-        return int((np.diff(self.indptr) == 0).sum()), int(self.n_target - seen.sum())
+        return int((self.indptr[1:] == self.indptr[:-1]).sum()), self.n_target - int(seen.sum())
 
 
 def unit_rows(embedding: np.ndarray) -> np.ndarray:
@@ -87,6 +90,7 @@ def candidates_within(
     radius: float,
     *,
     block_rows: int = BLOCK_ROWS,
+    device: str = "cpu",
 ) -> Candidates:
     """List the pairs of spots of two slices closer than a radius, with their cosines.
 
@@ -100,6 +104,8 @@ def candidates_within(
         Distances strictly below it count.
     block_rows
         Rows of the source worked on at a time; the result does not depend on it.
+    device
+        Where they are listed, and stay.
 
     Raises
     ------
@@ -115,17 +121,20 @@ def candidates_within(
     if not radius > 0:
         raise BadOption(f"radius: must be positive (got {radius})")
     n = len(source)
-    both = np.concatenate([np.asarray(source, np.float64), np.asarray(target, np.float64)])
-    index = radius_index(both, radius)
+    there, xp, rows_of = carrier(device), namespace(device), kernel("rows", device).row_of_values
+    neighbours, dots = kernel("neighbours", device), kernel("pairs", device).pair_dots
+    both = there(np.concatenate([np.asarray(source, np.float64), np.asarray(target, np.float64)]))
+    left, right = there(source_units), there(target_units)
+    index = neighbours.radius_index(both, radius)
     counts, indices, cosines, total = [], [], [], 0
     for start in range(0, n, block_rows):
         stop = min(start + block_rows, n)
-        ends, near = radius_neighbours(both, radius, (start, stop), index=index)
+        ends, near = neighbours.radius_neighbours(both, radius, (start, stop), index=index)
         other = near >= n
-        rows = np.repeat(np.arange(start, stop, dtype=np.int32), np.diff(ends))[other]
+        rows = rows_of(ends)[other]
         indices.append(near[other] - np.int32(n))
-        cosines.append(pair_dots(rows, indices[-1], source_units, target_units))
-        counts.append(np.bincount(rows - start, minlength=stop - start))
+        cosines.append(dots(rows + np.int32(start), indices[-1], left, right))
+        counts.append(xp.bincount(rows, minlength=stop - start))
         total += len(rows)
         if total > _MOST:
             raise BadOption(
@@ -136,9 +145,9 @@ def candidates_within(
             f"no spot of the one slice lies within {radius:g} of a spot of the other (their extents: "
             f"{_extent(source)} and {_extent(target)}); register them first, or take a larger radius"
         )
-    indptr = np.zeros(n + 1, dtype=np.int64)
-    np.cumsum(np.concatenate(counts), out=indptr[1:])
-    return Candidates(indptr, np.concatenate(indices), np.concatenate(cosines), len(target))
+    indptr = xp.zeros(n + 1, dtype=np.int64)
+    indptr[1:] = xp.cumsum(xp.concatenate(counts))
+    return Candidates(indptr, xp.concatenate(indices), xp.concatenate(cosines), len(target))
 
 
 def _extent(points: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from atlasnmf.features.candidates import (
     candidates_within,
     unit_rows,
 )
-from atlasnmf.kernels.cpu.pairs import best_of_rows, keep_tops, mutual_tops, pair_dots
-from atlasnmf.kernels.cpu.sinkhorn import bin_mass, plan_mass, sinkhorn
+from atlasnmf.kernels.cpu.pairs import best_of_rows, pair_dots
+from atlasnmf.kernels.dispatch import carrier, kernel, namespace, to_host
 
 __all__ = ["Mapping", "Matches", "map_slice", "match", "null_threshold"]
 
@@ -114,6 +115,7 @@ def match(
     max_iterations: int = 100,
     tolerance: float = 1e-6,
     n_candidates: int = 30,
+    device: str = "cpu",
 ) -> Matches:
     """Match the spots of two slices.
 
@@ -138,6 +140,9 @@ def match(
         Of the transport.
     n_candidates
         Without a radius, candidates of a spot from either side.
+    device
+        Where candidates within a radius are listed and the transport is solved: ``"cpu"``, or ``"cuda"`` with
+        CuPy. Embeddings and positions go there, pairs come back.
 
     Returns
     -------
@@ -171,9 +176,11 @@ def match(
         found = candidates_alike(left, right, n_candidates=n_candidates, temperature=temperature, rng=rng)
         threshold = _threshold(_random_pairs(left, right, rng))
     else:
-        found = _within(source_coords, target_coords, left, right, radius)
+        found = _within(source_coords, target_coords, left, right, radius, device)
         threshold = null_threshold(found, rng)
-    return _transported(found, left, right, threshold, temperature, bin_score, k, max_iterations, tolerance)
+    return _transported(
+        found, left, right, threshold, temperature, bin_score, k, max_iterations, tolerance, device
+    )
 
 
 def map_slice(
@@ -222,11 +229,12 @@ def map_slice(
 
 def null_threshold(found: Candidates, rng: np.random.Generator) -> float:
     """Return the 95th percentile of the cosines of 1000 random spots, each with one of its candidates."""
-    rows = np.flatnonzero(np.diff(found.indptr))
+    starts = to_host(found.indptr)
+    rows = np.flatnonzero(np.diff(starts))
     drawn = rng.choice(rows, NULL_PAIRS, replace=len(rows) < NULL_PAIRS)
-    size = found.indptr[drawn + 1] - found.indptr[drawn]
-    places = found.indptr[drawn] + (rng.random(NULL_PAIRS) * size).astype(np.int64)
-    return _threshold(found.cosines[places])
+    size = starts[drawn + 1] - starts[drawn]
+    places = starts[drawn] + (rng.random(NULL_PAIRS) * size).astype(np.int64)
+    return _threshold(to_host(found.cosines[carrier(found.cosines)(places)]))
 
 
 def _threshold(cosines: np.ndarray) -> float:
@@ -250,7 +258,12 @@ def _checked(source: np.ndarray, target: np.ndarray, temperature: float, k: int)
 
 
 def _within(
-    source: np.ndarray | None, target: np.ndarray | None, left: np.ndarray, right: np.ndarray, radius: float
+    source: np.ndarray | None,
+    target: np.ndarray | None,
+    left: np.ndarray,
+    right: np.ndarray,
+    radius: float,
+    device: str = "cpu",
 ) -> Candidates:
     if source is None or target is None:
         raise BadOption("matching within a radius needs the positions of both slices")
@@ -258,7 +271,7 @@ def _within(
         raise BadInput(
             f"{len(source)} and {len(target)} positions, {len(left)} and {len(right)} embedded spots"
         )
-    return candidates_within(source, target, left, right, radius)
+    return candidates_within(source, target, left, right, radius, device=device)
 
 
 def _transported(
@@ -271,41 +284,47 @@ def _transported(
     k: int,
     max_iterations: int,
     tolerance: float,
+    device: str,
 ) -> Matches:
+    transport, pairs, xp = kernel("sinkhorn", device), kernel("pairs", device), namespace(device)
+    there = carrier(device)
+    starts, indices = there(found.indptr), there(found.indices)
     without = found.n_without()
     # float32: in the transport they are widened, and every use sees the same values
-    scores = (found.cosines + np.float32(1)) / np.float32(2 * temperature)
-    aside = float(np.median(scores)) if bin_score is None else float(bin_score)
-    solved = sinkhorn(
-        found.indptr,
-        found.indices,
+    scores = (there(found.cosines) + np.float32(1)) / np.float32(2 * temperature)
+    aside = float(xp.median(scores)) if bin_score is None else float(bin_score)
+    solved = transport.sinkhorn(
+        starts,
+        indices,
         scores,
         found.n_target,
         aside,
         max_iterations=max_iterations,
         tolerance=tolerance,
     )
-    row_tops, column_tops = _no_tops(found.n_source, k), _no_tops(found.n_target, k)
+    row_tops, column_tops = _no_tops(found.n_source, k, xp), _no_tops(found.n_target, k, xp)
     for start in range(0, found.n_source, BLOCK_ROWS):
-        ends = found.indptr[start : start + BLOCK_ROWS + 1]
-        part = slice(ends[0], ends[-1])
-        mass = plan_mass(ends, found.indices[part], scores[part], solved, first_row=start)
-        keep_tops(ends - ends[0], found.indices[part], mass, start, row_tops, column_tops)
-    source, ranks = mutual_tops(row_tops[0], column_tops[0])
-    target = row_tops[0][source, ranks].astype(np.int64)
+        ends = starts[start : start + BLOCK_ROWS + 1]
+        part = slice(int(ends[0]), int(ends[-1]))
+        ends = ends - part.start
+        mass = transport.plan_mass(ends, indices[part], scores[part], solved, first_row=start)
+        pairs.keep_tops(ends, indices[part], mass, start, row_tops, column_tops)
+    rows, ranks = pairs.mutual_tops(row_tops[0], column_tops[0])
+    best, mass = to_host(row_tops[0][rows, ranks]), to_host(row_tops[1][rows, ranks])
+    source, target = to_host(rows), best.astype(np.int64)
     cosine = pair_dots(source, target, left, right)
-    bins = bin_mass(solved)
+    bins = [to_host(mass_left) for mass_left in transport.bin_mass(solved)]
     return Matches(
         source=source,
         target=target,
-        score=row_tops[1][source, ranks],
+        score=mass,
         cosine=cosine,
         passed=cosine > threshold,
         threshold=threshold,
         bin_score=aside,
         to_bin_source=bins[0].astype(np.float32),
         to_bin_target=bins[1].astype(np.float32),
-        n_candidates=len(found.indices),
+        n_candidates=len(indices),
         n_unmatched_source=found.n_source - len(np.unique(source)),
         n_unmatched_target=found.n_target - len(np.unique(target)),
         n_without_candidates_source=without[0],
@@ -315,5 +334,5 @@ def _transported(
     )
 
 
-def _no_tops(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.full((n, k), -1, dtype=np.int32), np.zeros((n, k))
+def _no_tops(n: int, k: int, xp: Any) -> tuple[Any, Any]:
+    return xp.full((n, k), -1, dtype=np.int32), xp.zeros((n, k))

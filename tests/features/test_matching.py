@@ -6,6 +6,7 @@ from scipy.special import logsumexp
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.features import candidates as listing
+from atlasnmf.features import matching
 from atlasnmf.features.matching import map_slice, match
 
 
@@ -156,3 +157,47 @@ def test_what_cannot_be_matched_is_refused():
             match(left, right, source, target, rng=rng, **wrong)
     with pytest.raises(BadOption, match="needs the positions"):
         match(left, right, radius=2.0, rng=rng)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_device_matches_what_the_host_matches(cuda_kernels, k):
+    left, right, source, target = slices()
+    options = {"radius": 2.5, "k": k, "max_iterations": 50, "tolerance": -1}
+    here, there = (
+        match(left, right, source, target, rng=np.random.default_rng(0), device=device, **options)
+        for device in ("cpu", cuda_kernels)
+    )
+    for name in ("source", "target", "passed", "cosine"):
+        np.testing.assert_array_equal(getattr(there, name), getattr(here, name), err_msg=name)
+        assert type(getattr(there, name)) is np.ndarray
+    for name in ("score", "to_bin_source", "to_bin_target"):
+        np.testing.assert_allclose(getattr(there, name), getattr(here, name), rtol=1e-6, err_msg=name)
+    assert there.threshold == here.threshold
+    for name in ("n_candidates", "n_unmatched_source", "n_without_candidates_target", "bin_score"):
+        assert getattr(there, name) == getattr(here, name)
+
+
+def test_candidates_of_clusters_are_transported_on_a_device(cuda_kernels):
+    pytest.importorskip("ot")
+    left, right, _, _ = slices()
+    here, there = (
+        match(left, right, rng=np.random.default_rng(0), n_candidates=4, device=device)
+        for device in ("cpu", cuda_kernels)
+    )
+    assert set(zip(there.source, there.target, strict=True)) == set(
+        zip(here.source, here.target, strict=True)
+    )
+    np.testing.assert_allclose(there.to_bin_source, here.to_bin_source, rtol=1e-4, atol=1e-6)
+
+
+def test_blocks_of_rows_change_nothing_on_a_device(cuda_kernels, monkeypatch):
+    left, right, source, target = slices()
+    options = {"radius": 2.5, "k": 2, "device": cuda_kernels}
+    whole = match(left, right, source, target, rng=np.random.default_rng(0), **options)
+    monkeypatch.setattr(matching, "BLOCK_ROWS", 50)
+    units = [listing.unit_rows(rows) for rows in (left, right)]
+    found = listing.candidates_within(source, target, *units, 2.5, block_rows=37, device=cuda_kernels)
+    assert len(found.indices) == whole.n_candidates
+    parts = match(left, right, source, target, rng=np.random.default_rng(0), **options)
+    for name in ("source", "target", "score", "cosine"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

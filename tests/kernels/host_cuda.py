@@ -95,6 +95,13 @@ class DeviceArray(np.ndarray):
             kwargs["out"] = tuple(np.asarray(value) for value in kwargs["out"])
         return to_device(getattr(ufunc, method)(*plain, **kwargs))
 
+    @property
+    def __cuda_array_interface__(self):
+        return self.__array_interface__
+
+    def get(self):
+        return np.array(self).view(np.ndarray)
+
     def __getitem__(self, key):
         for part in key if isinstance(key, tuple) else (key,):
             assert not is_host_array(part), "a host array indexes a device array"

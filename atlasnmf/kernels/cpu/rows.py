@@ -16,6 +16,7 @@ __all__ = [
     "CountProblems",
     "check_rows",
     "row_nnz",
+    "row_of_values",
     "row_sums",
     "select_columns",
     "take_rows",
@@ -81,6 +82,12 @@ def _take(indptr, indices, data, rows, out_indptr, out_indices, out_data):  # ty
         at = out_indptr[i]
         out_indices[at : at + hi - lo] = indices[lo:hi]
         out_data[at : at + hi - lo] = data[lo:hi]
+
+
+def row_of_values(indptr: np.ndarray) -> np.ndarray:
+    """Return the row of each stored value, int32 or int64, shape (nnz,)."""
+    kind = np.int32 if len(indptr) <= 2**31 else np.int64
+    return np.repeat(np.arange(len(indptr) - 1, dtype=kind), np.diff(indptr))
 
 
 def row_sums(indptr: np.ndarray, data: np.ndarray) -> np.ndarray:

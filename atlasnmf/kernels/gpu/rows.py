@@ -46,7 +46,7 @@ extern "C" __global__ void row_sums(
 
 
 def row_of_values(indptr: Any) -> Any:
-    """Return the row of each stored value, int64, shape (nnz,)."""
+    """Return the row of each stored value, shape (nnz,); see the CPU twin."""
     import cupy as cp
 
     return cp.searchsorted(indptr[1:], cp.arange(int(indptr[-1])), side="right")
