@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,10 +44,6 @@ if TYPE_CHECKING:
     from atlasnmf.train.method import Callback
 
 __all__ = ["Fit", "loader_for", "reopen", "train"]
-
-#: Spots of an inference tile: what attention holds of its edges is small beside any budget (8192 spots took
-#: 320 MB), and still large enough to keep a core busy.
-_TILE_SPOTS = 2048
 
 
 @dataclass
@@ -98,32 +94,22 @@ class Fit:
         return self._loader.source
 
     def embed(self) -> Iterator[tuple[Tile, dict[str, np.ndarray]]]:
-        """Yield what the model says of the spots of each tile, in working order.
-
-        Workers that shared the training share this too, while they are there, where the model computes what
-        it says from a spot's rows and does not only look it up.
-        """
+        """Yield what the model says of the spots of each tile, in working order."""
+        from atlasnmf.pipeline.inference import TILE_SPOTS, inferred, tiles_at_once
         from atlasnmf.tiles.plan import plan_tiles
 
         assert self._loader is not None
-        tiles = plan_tiles(self._loader.stored.offsets, _TILE_SPOTS)
-        threads = operation_threads(Limits.of(self.request.run).n_threads)
-        with threads, self.events.stage("embed", self._loader.stored.n_spots) as advance:
-            for tile, values in zip(tiles, self._inferred(tiles), strict=True):
+        limits = Limits.of(self.request.run)
+        tiles = plan_tiles(self._loader.stored.offsets, TILE_SPOTS)
+        at_once = tiles_at_once(self.request.params, self.prepared.facts.n_spots, limits)
+        said = inferred(self.model, self.state, self._loader, tiles, at_once=at_once, shared=self._shared)
+        with (
+            operation_threads(limits.n_threads),
+            self.events.stage("embed", self._loader.stored.n_spots) as advance,
+        ):
+            for tile, values in zip(tiles, said, strict=True):
                 yield tile, values
                 advance(tile.n_spots)
-
-    def _inferred(self, tiles: Sequence[Tile]) -> Iterator[dict[str, np.ndarray]]:
-        from atlasnmf.reduce import stream_tiles
-
-        assert self._loader is not None
-        client, task = self._shared or (None, None)
-        if client is not None and client.status == "running" and getattr(self.model, "reads_rows", False):
-            assert task is not None
-            yield from stream_tiles(task, tiles, client=client)
-            return
-        for batch in self._loader.tiles(tiles):
-            yield self.model.infer(self.state, batch)
 
     def write(self) -> dict[str, list[str]]:
         """Write the results into the store, in the user's row order, all of them or none.
@@ -225,7 +211,7 @@ def train(atlas: Atlas, request: FitRequest, *, client: Client | None = None, ev
     if reason is not None:
         events.note(reason)
     needs = needs_of(request, atlas.n_spots)
-    request = settled_ranks(request, client)
+    request = settled_ranks(request, client, atlas, limits)
     working = WorkingCopy.open(atlas, request.run.work_dir)
     with working.locked():
         earlier = working.ledger.interrupted_fit()

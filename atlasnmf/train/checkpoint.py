@@ -23,6 +23,8 @@ __all__ = ["Checkpoint", "Saves", "fit_key"]
 
 #: Raised when the meaning of the file changes; a checkpoint of another format is not resumed.
 FORMAT = 1
+#: Times as long as a save took that pass before the clock asks for the next.
+_SHARE_OF_TIME = 20
 
 S = TypeVar("S")
 
@@ -83,7 +85,8 @@ class Checkpoint:
     key
         :func:`fit_key` of everything that decides the bits of the fit.
     every_steps, every_s
-        Save after this many steps or this many seconds, whichever comes first. Neither changes a result.
+        Save after this many steps or this many seconds, whichever comes first; after more seconds where a
+        state is so large that saving would take a twentieth of the time. None of it changes a result.
     events
         Told of what is restored and of what is refused.
     writes
@@ -101,6 +104,7 @@ class Checkpoint:
         self.directory = Path(self.directory)
         self._saved_step: int | None = None
         self._saved_at = time.monotonic()
+        self._saving_s = 0.0
 
     @staticmethod
     def none() -> Saves:
@@ -114,7 +118,8 @@ class Checkpoint:
     def due(self, step: int) -> bool:
         """Say whether it is time to save."""
         waited = time.monotonic() - self._saved_at
-        return self.writes and (step - (self._saved_step or 0) >= self.every_steps or waited >= self.every_s)
+        often_enough = max(self.every_s, _SHARE_OF_TIME * self._saving_s)
+        return self.writes and (step - (self._saved_step or 0) >= self.every_steps or waited >= often_enough)
 
     def save(self, method: Method[S, Any], state: S, step: int) -> None:
         """Write the state of ``step``, durable and complete, or leave the file as it was.
@@ -128,9 +133,11 @@ class Checkpoint:
         """
         if not self.writes or step == self._saved_step:
             return
+        began = time.monotonic()
         tensors, scalars = method.pack(state)
         write_checkpoint(self.path(method.name), method.name, self.key, step, tensors, scalars)
         self._saved_step, self._saved_at = step, time.monotonic()
+        self._saving_s = self._saved_at - began
 
     def restore(self, method: Method[S, Any]) -> tuple[S, int] | None:
         """Return the saved state and its step, or None when there is nothing that may be resumed."""

@@ -148,3 +148,23 @@ def test_unserialisable_scalars_are_a_bug(tmp_path):
     with pytest.raises(TypeError):
         Checkpoint(tmp_path, "k").save(Plain(), ({}, {"what": object()}), 1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("saving_s", "next_s"), [(0.5, 30), (4.0, 80)])
+def test_time_makes_a_save_due_and_large_states_are_saved_less_often(tmp_path, monkeypatch, saving_s, next_s):
+    now = [0.0]
+    monkeypatch.setattr("atlasnmf.train.checkpoint.time.monotonic", lambda: now[0])
+
+    class Slow(Plain):
+        def pack(self, state):
+            now[0] += saving_s
+            return STATE
+
+    checkpoint = Checkpoint(tmp_path, "k", every_steps=10**9, every_s=30.0)
+    for first, later in ((29.9, 30.0), (next_s - 0.1, next_s)):
+        began = now[0]
+        now[0] = began + first
+        assert not checkpoint.due(5)
+        now[0] = began + later
+        assert checkpoint.due(5)
+        checkpoint.save(Slow(), STATE, int(now[0]))

@@ -154,13 +154,6 @@ def test_the_stream_and_the_callbacks_are_closed_on_errors(tmp_path):
     assert history._file is None
 
 
-def test_time_alone_makes_a_save_due(tmp_path):
-    checkpoint = Checkpoint(tmp_path, "k", every_steps=10**9, every_s=0.0)
-    with pytest.raises(RuntimeError):
-        run(Autoencoder(), RandomUnits(), sample=sample, checkpoint=checkpoint, callbacks=[KillAt(4)])
-    assert checkpoint.step("autoencoder") == 3
-
-
 def test_only_the_first_rank_writes(tmp_path):
     run(Autoencoder(3), RandomUnits(), sample=sample, checkpoint=Checkpoint(tmp_path, "k", writes=False))
     assert list(tmp_path.iterdir()) == []
