@@ -82,8 +82,11 @@ def one_size(args: argparse.Namespace, n_spots: int, models: list[str], done: li
     if not store.exists():
         measure(atlasnmf("simulate", "embryo", str(store), *shape))
     for workers in args.workers:
+        if not {(workers, stage) for stage in ("prepare", *models)} - known:
+            continue
         shutil.rmtree(f"{store}.atlasnmf", ignore_errors=True)
-        for stage in ("prepare", *models):
+        missing = [stage for stage in models if (workers, stage) not in known]
+        for stage in ("prepare", *missing):
             options = ["--workers", str(workers), "--memory-budget", args.budget, "--json"]
             command = ["prepare", str(store)]
             if stage != "prepare":
@@ -92,6 +95,8 @@ def one_size(args: argparse.Namespace, n_spots: int, models: list[str], done: li
                 command += ["--steps", str(args.steps)]
             beside = psutil.getloadavg()[0]
             seconds, processor, held, said = watched(atlasnmf(*command, *options))
+            if (workers, stage) in known:  # prepared once more for the fits that are missing
+                continue
             parts = said.get("stages") or said.get("seconds") or {}
             done.append(
                 {
