@@ -16,6 +16,7 @@ from atlasnmf.events import SILENT, Events
 from atlasnmf.kernels import dispatch
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.request import FitRequest
+from atlasnmf.pipeline.sizes import Sizes
 from atlasnmf.schema import AtlasFacts, Needs
 from atlasnmf.train.callbacks import EarlyStop, RefuseDivergence
 from atlasnmf.train.checkpoint import Checkpoint
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
     from atlasnmf.batches.loader import Loader
+    from atlasnmf.store.atlas import Atlas
     from atlasnmf.train.ranks.seat import Outcome
 
 __all__ = [
@@ -59,7 +61,7 @@ def watchers(history: History, request: FitRequest, events: Events) -> list[Call
     return listeners
 
 
-def settled_ranks(request: FitRequest, client: Client | None) -> FitRequest:
+def settled_ranks(request: FitRequest, client: Client | None, atlas: Atlas, limits: Limits) -> FitRequest:
     """Settle how many workers train together, so that a resume asks for as many.
 
     Returns
@@ -72,7 +74,7 @@ def settled_ranks(request: FitRequest, client: Client | None) -> FitRequest:
     ------
     BadOption
         Workers are asked for and there is no cluster, or the model's steps cannot be shared, with these
-        parameters or with any.
+        parameters or with any, or a worker's memory is too small for its share.
     """
     wanted, shares = request.run.train_workers, models.shares_steps(request.model)
     if wanted and client is None:
@@ -89,6 +91,10 @@ def settled_ranks(request: FitRequest, client: Client | None) -> FitRequest:
         wanted = len(client.scheduler_info(n_workers=-1)["workers"]) if shares else 0
     if wanted > 1:
         models.check_shared(request.model, request.params)
+        total_bytes = worker_bytes(request, limits)
+        if total_bytes is not None:
+            together = request.run.scheduler is None and request.run.workers is not None
+            Sizes.of(atlas, request).require_of_ranks(wanted, total_bytes, together=together)
     return replace(request, run=request.run.model_copy(update={"train_workers": wanted}))
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from atlasnmf import models
-from atlasnmf.budget import Budget
+from atlasnmf.budget import INTERPRETER_BYTES, Budget, format_bytes
+from atlasnmf.errors import BadOption
 from atlasnmf.pipeline.choices import Settled, needs_of, settle
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.request import FitRequest
@@ -141,9 +142,9 @@ class Sizes:
         """Return the core spots of a step, over all slices."""
         return sum(min(spots, batch_spots) for spots in self.slice_spots)
 
-    def step_bytes(self, batch_spots: int) -> int:
-        """Return the memory of a step: what it computes, and the units that are ready."""
-        n_rows = self.rows_of(batch_spots) if batch_spots else tile_spots(self.n_spots)
+    def step_bytes(self, batch_spots: int, n_ranks: int = 1) -> int:
+        """Return the memory of a step, or of a rank: what it computes, and the units that are ready."""
+        n_rows = -(-self.rows_of(batch_spots) // n_ranks) if batch_spots else tile_spots(self.n_spots)
         computed = models.step_bytes(
             self.request.model,
             self.request.params,
@@ -174,3 +175,25 @@ class Sizes:
             f"a step of {self.rows_of(self.batch_spots):,} spots ({self.batch_spots} a slice)",
             f"try --batch-spots {fits}" if works else "use fewer slices",
         )
+
+    def require_of_ranks(self, n_ranks: int, total_bytes: int, *, together: bool) -> None:
+        """Refuse workers too small for their share of a step; raises BadOption naming the mend.
+
+        Parameters
+        ----------
+        n_ranks
+            Workers that share a step.
+        total_bytes
+            Memory of one of them, its interpreter included.
+        together
+            They divide the budget among themselves.
+        """
+        step = self.step_bytes(self.batch_spots, n_ranks)
+        needed = INTERPRETER_BYTES + self.n_spots * VECTOR_BYTES + step
+        if needed > total_bytes:
+            smallest = format_bytes(1.01 * needed * (n_ranks if together else 1)).replace(" ", "")
+            raise BadOption(
+                f"each of {n_ranks} workers needs {format_bytes(needed)} for its share of a step and has "
+                f"{format_bytes(total_bytes)}; use {'fewer --workers' if together else 'larger workers'} or "
+                f"--memory-budget {smallest}"
+            )
