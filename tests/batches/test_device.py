@@ -123,6 +123,20 @@ def test_units_travel_narrow_and_beside_the_step(monkeypatch: pytest.MonkeyPatch
         assert traffic.recorded[tensor.data_ptr()] == Traffic.COMPUTES
 
 
+def test_a_batch_that_comes_again_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, other = batch(np.uint16, np.uint16), batch(np.uint16, np.uint16)
+    traffic = Traffic(monkeypatch)
+    sender = Sender("cuda")
+    (first,) = sender.send([whole])
+    n_copies = len(traffic.copies)
+    (again,) = sender.send([whole])
+    assert again is first
+    assert len(traffic.copies) == n_copies
+    (next_one,) = sender.send([other])
+    assert next_one is not first
+    assert len(traffic.copies) == 2 * n_copies
+
+
 def test_a_loader_sends_only_to_models_that_take_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that do not fit the device are sent ahead; rows that fit live there."""
     traffic = Traffic(monkeypatch)
