@@ -191,9 +191,10 @@ class Sizes:
         step = self.step_bytes(self.batch_spots, n_ranks)
         needed = INTERPRETER_BYTES + self.n_spots * VECTOR_BYTES + step
         if needed > total_bytes:
-            smallest = format_bytes(1.01 * needed * (n_ranks if together else 1)).replace(" ", "")
+            # rounded up, so that the size named is one that works
+            smallest = -(-needed * (n_ranks if together else 1) // 10**8) * 10**8
             raise BadOption(
                 f"each of {n_ranks} workers needs {format_bytes(needed)} for its share of a step and has "
                 f"{format_bytes(total_bytes)}; use {'fewer --workers' if together else 'larger workers'} or "
-                f"--memory-budget {smallest}"
+                f"--memory-budget {format_bytes(smallest).replace(' ', '')}"
             )
