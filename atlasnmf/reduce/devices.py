@@ -88,7 +88,8 @@ def cuda_processes(
     from dask_cuda import LocalCUDACluster
     from distributed import Client
 
-    free, _ = torch.cuda.mem_get_info()
+    # one size for all: that of the device with least room
+    free = min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
     pool = pool_bytes(free, torch_share)
     given: dict[str, Any] = {
         "CUDA_VISIBLE_DEVICES": devices,
