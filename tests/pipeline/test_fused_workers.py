@@ -74,6 +74,7 @@ def fitted(clean: Path, folder: Path, form: str, client: object) -> Path:
     return store
 
 
+@pytest.mark.slow
 def test_two_workers_give_what_one_process_gives(client, clean, tmp_path) -> None:  # type: ignore[no-untyped-def]
     alone = fitted(clean, tmp_path / "alone", "tiles", None)
     two = copy_of(clean, tmp_path / "two")
@@ -108,7 +109,11 @@ class StopAt(Silent):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("step", [4, 17, 22], ids=["pretrain", "fuse", "measure"])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(4, marks=pytest.mark.slow), 17, pytest.param(22, marks=pytest.mark.slow)],
+    ids=["pretrain", "fuse", "measure"],
+)
 def test_interrupted_on_workers_and_resumed_ends_alike(client, clean, tmp_path, step) -> None:  # type: ignore[no-untyped-def]
     whole = fitted(clean, tmp_path / "whole", "tiles", client)
     store = copy_of(clean, tmp_path / "stopped")

@@ -62,7 +62,9 @@ class Params(Options):
     fuse_steps: int = Field(100, ge=0, description="Steps of matching and fusing (published: 200 to 500).")
     match_every: int = Field(20, ge=1, description="Steps between two matchings.")
     batch_spots: int | Literal["auto"] = Field(
-        "auto", description="Spots of each slice in a step; auto takes all where they fit, tiles where not."
+        "auto",
+        description="Spots of each slice in a step, over all workers; "
+        "auto takes all where they fit, tiles where not.",
     )
     encoders: Literal["auto", "shared", "own"] = Field(
         "auto", description="One encoder for slices with the same features (auto), or one for each slice."
