@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from atlasnmf.pipeline.fitting import Fit
     from atlasnmf.store.results import ResultWriter
 
-__all__ = ["score_holdout", "write_pair"]
+__all__ = ["PairResults", "score_holdout"]
 
 #: Cells that a holdout is scored on, spread evenly over the slice, and genes held dense at a time.
 _SCORED_CELLS, _GENES_AT_A_TIME = 131_072, 32
@@ -82,7 +82,27 @@ def score_holdout(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     return figures, table | {"n_cells": len(rows)}
 
 
-def write_pair(
+class PairResults:
+    """Results of a pair: what a model says of a slice's spots stands in the table of that slice."""
+
+    def __init__(self, fit: Fit) -> None:
+        self._fit = fit
+
+    def tables(self, slice_index: int) -> list[str]:
+        """Return the table of the slice."""
+        return [self._fit.atlas.slices[slice_index].table]
+
+    def offer(self, name: str, rows: np.ndarray) -> None:
+        """Look at nothing: factors of a pair are compared by their types."""
+
+    def finish(
+        self, writer: ResultWriter, uns: dict[str, Any], written: dict[str, list[str]]
+    ) -> dict[str, Any]:
+        """Write types, depths and imputed genes; return the scores of a holdout and of labels."""
+        return _write_pair(writer, self._fit, uns, written)
+
+
+def _write_pair(
     writer: ResultWriter, fit: Fit, uns: dict[str, Any], written: dict[str, list[str]]
 ) -> dict[str, Any]:
     """Write the types of cells, add what is known of links and of a holdout to ``uns``; return figures."""

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from atlasnmf import models
+from atlasnmf.pipeline.match_results import write_matches
 from atlasnmf.pipeline.request import FitRequest
 from atlasnmf.store.results import ResultWriter
 from atlasnmf.store.results import refuse_existing as refuse_keys
 
 if TYPE_CHECKING:
     from atlasnmf.pipeline.fitting import Fit
-    from atlasnmf.schema import SpotPairs
     from atlasnmf.store.atlas import Atlas
 
-__all__ = ["add_per_spot", "provenance", "refuse_existing", "renamed", "versions", "write_results"]
+__all__ = [
+    "Kind",
+    "SliceResults",
+    "add_per_spot",
+    "provenance",
+    "refuse_existing",
+    "renamed",
+    "versions",
+    "write_results",
+]
 
 _PACKAGES = ("atlasnmf", "torch", "numpy", "scipy", "numba", "zarr", "anndata", "spatialdata", "dask")
 
@@ -56,6 +66,54 @@ def versions() -> dict[str, str]:
     return found
 
 
+class Kind(Protocol):
+    """What differs between the results of an atlas of slices and those of a pair of platforms."""
+
+    def tables(self, slice_index: int) -> list[str]:
+        """Return the tables that what a model says of a slice's spots is written into."""
+
+    def offer(self, name: str, rows: np.ndarray) -> None:
+        """Take the next rows of a result, in working order."""
+
+    def finish(
+        self, writer: ResultWriter, uns: dict[str, Any], written: dict[str, list[str]]
+    ) -> Mapping[str, Any]:
+        """Write what comes after the rows, add to ``uns``; return figures of merit."""
+
+
+class SliceResults:
+    """Results of slices of one kind: in all tables; with labels, compared with the smoothed PCA."""
+
+    def __init__(self, fit: Fit) -> None:
+        self._fit = fit
+        # what domains are read from: a model's embedding, or the first thing it says of spots
+        self._compared = _declared(fit.request)["obsm"][0] if fit.request.run.labels is not None else None
+        self._rows: list[np.ndarray] = []
+
+    def tables(self, slice_index: int) -> list[str]:
+        """Return all tables."""
+        return [table.name for table in self._fit.atlas.tables]
+
+    def offer(self, name: str, rows: np.ndarray) -> None:
+        """Keep the rows that are compared."""
+        if name == self._compared:
+            self._rows.append(rows)
+
+    def finish(
+        self, writer: ResultWriter, uns: dict[str, Any], written: dict[str, list[str]]
+    ) -> Mapping[str, Any]:
+        """Compare with labels where there are any."""
+        return {} if self._compared is None else _quality(self._fit, np.concatenate(self._rows))
+
+
+def _kind_of(fit: Fit) -> Kind:
+    if fit.prepared.facts.links is None:
+        return SliceResults(fit)
+    from atlasnmf.pipeline.pair_results import PairResults
+
+    return PairResults(fit)
+
+
 def write_results(fit: Fit) -> dict[str, list[str]]:
     """Infer every spot by tile and write arrays, loadings, figures and history.
 
@@ -65,106 +123,60 @@ def write_results(fit: Fit) -> dict[str, list[str]]:
     """
     request, prepared = fit.request, fit.prepared
     result = fit.model.result(fit.state)
-    fit.quality = dict(result.quality)
-    embedding = None
-    if request.run.labels is not None and prepared.facts.links is None:
-        # what domains are read from: a model's embedding, or the first thing it says of spots
-        embedding = _Collected(_declared(request)["obsm"][0])
+    kind, uns = _kind_of(fit), dict(result.uns)
+    written: dict[str, list[str]] = {table.name: [] for table in fit.atlas.tables}
     with ResultWriter(
         fit.atlas,
         prepared.working.vector("order"),
         overwrite=request.run.overwrite,
         budget_bytes=_spill_bytes(fit),
     ) as writer:
-        written: dict[str, list[str]] = {table.name: [] for table in fit.atlas.tables}
-        add_per_spot(writer, fit, embedding, written=written)
+        add_per_spot(writer, fit, kind, written)
         for name, values in result.varm.items():
             writer.varm(renamed(name, request), np.asarray(values), prepared.facts.genes)
             for keys in written.values():
                 keys.append(renamed(name, request))
-        uns = dict(result.uns)
-        if prepared.facts.links is not None:
-            from atlasnmf.pipeline.pair_results import write_pair
-
-            fit.quality |= write_pair(writer, fit, uns, written)
+        fit.quality = dict(result.quality) | dict(kind.finish(writer, uns, written))
+        for keys in written.values():
+            keys.append(request.key)
         if result.pairs is not None:
-            _write_matches(writer, fit, result.pairs, written)
-        if embedding is not None:
-            fit.quality |= _quality(fit, embedding.array())
+            table = renamed(f"{request.model}_matches", request)
+            written[table] = write_matches(writer, fit, result.pairs, table)
         writer.uns(request.key, {**uns, **provenance(fit)})
-    own = {table.name for table in fit.atlas.tables}
-    return {name: [*keys, request.key] if name in own else keys for name, keys in written.items()}
-
-
-def _write_matches(writer: ResultWriter, fit: Fit, pairs: SpotPairs, written: dict[str, list[str]]) -> None:
-    """Write pairs of spots as a table of their own, by the names of tables and spots."""
-    import pandas as pd
-
-    atlas, order = fit.atlas, fit.prepared.working.vector("order")
-    names = np.concatenate([np.asarray(table.obs_names(), dtype=object) for table in atlas.tables])
-    columns: dict[str, Any] = {}
-    for end, rows in (("source", pairs.source), ("target", pairs.target)):
-        spots = order[rows]
-        of_table = np.searchsorted(atlas.table_offsets, spots, side="right") - 1
-        columns[f"{end}_table"] = pd.Categorical.from_codes(of_table, [table.name for table in atlas.tables])
-        columns[end] = names[spots]
-    columns |= {"score": pairs.score, "cosine": pairs.cosine, "passed": pairs.passed}
-    index = pd.Index([f"pair_{number}" for number in range(len(pairs.score))], dtype=object)
-    name = renamed(f"{fit.request.model}_matches", fit.request)
-    writer.table(name, pd.DataFrame(columns, index=index))
-    written[name] = ["source", "target", "score", "passed"]
+    return written
 
 
 def add_per_spot(
     writer: ResultWriter,
     fit: Fit,
-    collected: _Collected | None = None,
+    kind: Kind,
+    written: dict[str, list[str]],
     *,
     leave_out: tuple[str, ...] = (),
-    written: dict[str, list[str]] | None = None,
-) -> list[str]:
+) -> None:
     """Hand the rows of every tile to the writer, but for results whose name ends so.
 
-    Returns
-    -------
-    The keys; those of each table are appended to ``written``. What a model says of a pair's spots is written
-    into the table of their slice, and else into all tables.
+    Parameters
+    ----------
+    kind
+        Says which tables a result is written into, and looks at the rows as they pass.
+    written
+        Keys by table, to which those of the results are added.
     """
-    keys: list[str] = []
-    one_slice = fit.prepared.facts.links is not None
+    begun: set[str] = set()
     for tile, values in fit.embed():
         for name, rows in values.items():
             if name.endswith(leave_out):
                 continue
             key = renamed(name, fit.request)
-            if key not in keys:
-                tables = (
-                    [fit.atlas.slices[tile.slice_index].table] if one_slice else list(written or []) or None
-                )
+            if key not in begun:
+                begun.add(key)
+                tables = kind.tables(tile.slice_index)
                 writer.per_spot(key, rows.shape[1], tables=tables)
-                keys.append(key)
-                for table in tables or []:
-                    if written is not None:
-                        written[table].append(key)
+                for table in tables:
+                    written[table].append(key)
             writer.put(key, tile.start, rows)
-            if collected is not None:
-                collected.offer(name, rows)
-    return keys
-
-
-class _Collected:
-    """Keeps one of the per-spot arrays in memory, in working order."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._rows: list[np.ndarray] = []
-
-    def offer(self, name: str, rows: np.ndarray) -> None:
-        if name == self._name:
-            self._rows.append(rows)
-
-    def array(self) -> np.ndarray:
-        return np.concatenate(self._rows)
+            kind.offer(name, rows)
 
 
 def _spill_bytes(fit: Fit) -> int:

@@ -62,7 +62,7 @@ def transform(
     from atlasnmf.pipeline.choices import needs_of
     from atlasnmf.pipeline.fitting import loader_for
     from atlasnmf.pipeline.limits import Limits
-    from atlasnmf.pipeline.results import add_per_spot, provenance, refuse_existing, renamed
+    from atlasnmf.pipeline.results import SliceResults, add_per_spot, provenance, refuse_existing, renamed
     from atlasnmf.store.results import ResultWriter
     from atlasnmf.store.working import WorkingCopy
 
@@ -95,13 +95,15 @@ def transform(
         new = replace(fit, request=request, prepared=prepared, _loader=loader, _shared=None, quality={})
         loadings = fit.model.result(fit.state).varm
         with ResultWriter(atlas, working.vector("order"), overwrite=overwrite) as writer:
-            keys = add_per_spot(writer, new, leave_out=("discriminator",))
+            written: dict[str, list[str]] = {table.name: [] for table in atlas.tables}
+            add_per_spot(writer, new, SliceResults(new), written, leave_out=("discriminator",))
             for name, values in loadings.items():
                 writer.varm(renamed(name, request), np.asarray(values), prepared.facts.genes)
-                keys.append(renamed(name, request))
+                for keys in written.values():
+                    keys.append(renamed(name, request))
             trained_on = {"status": "transformed", "trained_on": fit.atlas.name}
             writer.uns(request.key, provenance(new) | trained_on)
-    return {table.name: [*keys, request.key] for table in atlas.tables}
+    return {name: [*keys, request.key] for name, keys in written.items()}
 
 
 def _require_genes(fit: Fit, atlas: Atlas) -> None:
