@@ -22,6 +22,10 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "P
 TIMEOUT_S = 400
 INSPIRE = ["inspire", "--n-factors", "6", "--steps", "150", "--batch-spots", "128", "--encoder", "lgcn"]
 INSPIRE += ["--checkpoint-every", "20", "--device", "cpu", "--worker-timeout", "15"]
+#: Half of a tile on either worker; matched anew at steps 40, 60, ...
+SPATIALFUSER = ["spatialfuser", "--components", "8", "--pretrain-steps", "40", "--fuse-steps", "80"]
+SPATIALFUSER += ["--match-every", "20", "--batch-spots", "128"]
+SPATIALFUSER += ["--checkpoint-every", "20", "--device", "cpu", "--worker-timeout", "15"]
 STANMF = [
     "stanmf",
     "--ranks",

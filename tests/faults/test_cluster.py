@@ -16,6 +16,7 @@ from clusters import (
     BIN,
     ENVIRONMENT,
     INSPIRE,
+    SPATIALFUSER,
     STANMF,
     Cluster,
     begin,
@@ -58,7 +59,7 @@ class Whole(dict[str, dict[str, np.ndarray]]):
     def __missing__(self, model: str) -> dict[str, np.ndarray]:
         store = self.factory.mktemp(model) / "store.zarr"
         shutil.copytree(self.clean, store)
-        fit = {"inspire": INSPIRE, "stanmf": STANMF}[model]
+        fit = {"inspire": INSPIRE, "spatialfuser": SPATIALFUSER, "stanmf": STANMF}[model]
         fitted = run("fit", model, str(store), *fit[1:], "--workers", "2")
         assert fitted.returncode == 0, fitted.stderr
         self[model] = results(store, model)
@@ -80,14 +81,17 @@ def fit_on(cluster: Cluster, store: Path, fit: list[str]) -> subprocess.Popen[st
 
 
 @pytest.mark.parametrize("worker", ["one", "two"])
-def test_kill_a_rank_in_a_step(cluster, store, whole, worker) -> None:  # type: ignore[no-untyped-def]
-    fitting = fit_on(cluster, store, INSPIRE)
-    until(lambda: steps_done(store) >= 30)
+@pytest.mark.parametrize(
+    ("fit", "after"), [(INSPIRE, 30), (SPATIALFUSER, 70)], ids=["inspire", "spatialfuser"]
+)
+def test_kill_a_rank_in_a_step(cluster, store, whole, fit, after, worker) -> None:  # type: ignore[no-untyped-def]
+    fitting = fit_on(cluster, store, fit)
+    until(lambda: steps_done(store) >= after)
     cluster.rank_of(worker).kill()
     code, said = ended(fitting)
     assert code == 0, said
     assert "was lost; going on from the last checkpoint" in said
-    same(store, "inspire", whole["inspire"])
+    same(store, fit[0], whole[fit[0]])
 
 
 def test_kill_a_worker_in_a_reduction(cluster, store, whole) -> None:  # type: ignore[no-untyped-def]
@@ -99,7 +103,7 @@ def test_kill_a_worker_in_a_reduction(cluster, store, whole) -> None:  # type: i
     same(store, "stanmf", whole["stanmf"])
 
 
-@pytest.mark.parametrize("fit", [INSPIRE, STANMF], ids=["inspire", "stanmf"])
+@pytest.mark.parametrize("fit", [INSPIRE, SPATIALFUSER, STANMF], ids=["inspire", "spatialfuser", "stanmf"])
 def test_kill_the_scheduler(cluster, store, whole, fit) -> None:  # type: ignore[no-untyped-def]
     fitting = fit_on(cluster, store, fit)
     until(lambda: steps_done(store) >= 30)
