@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +20,20 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+#: Commands as they are used one after the other.
+_IN_ORDER = ("simulate", "ingest", "prepare", "estimate", "fit", "resume", "info", "report")
+
+
+class _Commands(TyperGroup):
+    """Lists commands in the order of their use."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_IN_ORDER.index)
+
+
 app = typer.Typer(
     name="atlasnmf",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -39,6 +52,24 @@ Preset = Annotated[
 WorkDir = Annotated[
     Path | None, typer.Option("--work-dir", help="Place of the working copy.", show_default=False)
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from atlasnmf import __version__
+
+        sys.stdout.write(f"atlasnmf {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -102,7 +133,9 @@ class _ModelGroup(TyperGroup):
 
         if cmd_name not in models.available():
             known = ", ".join(models.available())
-            raise BadOption(f"there is no model named {cmd_name!r}; there are {known}")
+            near = get_close_matches(cmd_name, models.available(), n=1)
+            hint = f" did you mean {near[0]}?" if near else ""
+            raise BadOption(f"there is no model named {cmd_name!r};{hint} there are {known}")
         params = models.params(cmd_name)
 
         def action(store: str, options: list[Any], **switches: Any) -> None:
@@ -116,7 +149,7 @@ class _ModelGroup(TyperGroup):
             fixed("dry_run", DryRun, False),
             fixed("as_json", Json, False),
         ]
-        single = typer.Typer(pretty_exceptions_enable=False)
+        single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
         single.command(cmd_name)(
             command_of(action, (params, PrepareOptions, AtlasOptions, RunOptions), parameters)
         )
@@ -166,14 +199,22 @@ class _EstimateGroup(_ModelGroup):
 def _group(name: str, cls: type[TyperGroup], help_text: str) -> None:
     group = typer.Typer(cls=cls, no_args_is_help=True, pretty_exceptions_enable=False)
     group.callback()(lambda: None)
-    app.add_typer(group, name=name, help=help_text)
+    example = (
+        f"Example: atlasnmf {name} inspire atlas.zarr --n-factors 20; atlasnmf {name} MODEL --help says more"
+    )
+    app.add_typer(group, name=name, help=help_text, epilog=example)
 
 
 _group("fit", _FitGroup, "Fit a model; prepares what is missing and writes results into the store.")
 _group("estimate", _EstimateGroup, "Memory, disk and time of a fit, before anything runs.")
 
 simulate = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-app.add_typer(simulate, name="simulate", help="Write a real-looking store whose truth is known.")
+app.add_typer(
+    simulate,
+    name="simulate",
+    help="Write a real-looking store whose truth is known.",
+    epilog="Example: atlasnmf simulate embryo embryo.zarr --n-spots 20000 --n-slices 4",
+)
 
 
 @simulate.command("embryo")

@@ -39,7 +39,7 @@ def command_of(
         What else the command takes.
     """
     declared = {
-        name: info
+        name: _parameter(name, info, options.title)  # type: ignore[attr-defined]
         for options in option_classes
         for name, info in options.model_fields.items()  # type: ignore[attr-defined]
     }
@@ -63,7 +63,7 @@ def command_of(
         switches = {parameter.name: merged[parameter.name] for parameter in parameters}
         action(**switches, options=[options(**_given(options, merged)) for options in option_classes])
 
-    everything = [*parameters, *(_parameter(name, info) for name, info in declared.items()), config]
+    everything = [*parameters, config, *declared.values()]
     run.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
     run.__doc__ = action.__doc__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in everything}
@@ -75,7 +75,7 @@ def _spelling(parameter: inspect.Parameter) -> str:
     return parameter.name.removeprefix("as_")
 
 
-def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
+def _parameter(name: str, info: FieldInfo, panel: str) -> inspect.Parameter:
     """Turn one declared option into a Typer parameter that is None unless the user gives it."""
     annotation = _plain_type(info.annotation)
     default = "" if info.is_required() else _default_text(info.default)
@@ -84,6 +84,7 @@ def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
         help=(info.description or "") + default,
         show_default=False,
         metavar=_metavar(info.annotation),
+        rich_help_panel=panel,
     )
     return fixed(name, Annotated[annotation | None, option], None)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -39,6 +40,8 @@ class Options(BaseModel):
     """Base of every set of options: frozen, no unknown names, one clear line when a value is wrong."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    #: What help texts call these options together.
+    title: ClassVar[str] = "The model"
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -48,14 +51,18 @@ class Options(BaseModel):
             name = str(first["loc"][0]) if first["loc"] else ""
             message = first["msg"].removeprefix("Value error, ")
             if first["type"] == "extra_forbidden":
-                known = ", ".join(sorted(flag_of(field) for field in type(self).model_fields))
-                message = f"no such option; there are {known}"
+                known = sorted(flag_of(field) for field in type(self).model_fields)
+                near = get_close_matches(flag_of(name), known, n=1)
+                hint = f" did you mean {near[0]}?" if near else ""
+                message = f"no such option;{hint} there are {', '.join(known)}"
             given = "" if not name or name not in values else f" (got {values[name]!r})"
             raise BadOption(f"{flag_of(name) + ': ' if name else ''}{message}{given}") from None
 
 
 class AtlasOptions(Options):
     """Which part of a store is the atlas."""
+
+    title: ClassVar[str] = "What is read"
 
     tables: tuple[str, ...] | None = Field(None, description="Tables to use; all when not given.")
     slice_key: str | None = Field(None, description="obs column that names the slice of each spot.")
@@ -74,6 +81,8 @@ class AtlasOptions(Options):
 
 class PrepareOptions(Options):
     """How counts become graph features."""
+
+    title: ClassVar[str] = "Preparation"
 
     min_genes: int = Field(1, ge=0, description="Spots with fewer detected genes get NaN results.")
     min_spots: int = Field(3, ge=0, description="Genes seen in fewer spots of a slice are left out.")
@@ -105,6 +114,8 @@ class PrepareOptions(Options):
 
 class RunOptions(Options):
     """Where and within which limits a job runs."""
+
+    title: ClassVar[str] = "How it runs"
 
     memory_budget: str | None = Field(
         None,

@@ -105,7 +105,7 @@ def test_bad_configuration_is_refused(clean: Path, tmp_path: Path, text: str, wo
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fit", "inspyre", "STORE"], ("inspyre", "inspire")),
+        (["fit", "inspyre", "STORE"], ("inspyre", "did you mean inspire?")),
         (["fit", "inspire"], ("store",)),
         (["fit", "inspire", "STORE", "--n-facotrs", "3"], ("--n-facotrs", "--n-factors")),
         (["fit", "inspire", "STORE", "--steps", "-1"], ("--steps", "-1")),

@@ -44,6 +44,30 @@ def test_help_shows_an_example_of_the_command_itself(command: tuple[str, ...]) -
     assert f"Example: atlasnmf {' '.join(command)} " in text
 
 
+def test_commands_are_listed_in_the_order_of_their_use() -> None:
+    text = _said("--help")
+    used = ["simulate", "ingest", "prepare", "estimate", "fit", "resume", "info", "report"]
+    places = [text.index(f" {name} ", text.index("Commands")) for name in used]
+    assert places == sorted(places)
+
+
+def test_options_of_a_fit_stand_in_groups() -> None:
+    text = _said("fit", "inspire", "--help")
+    groups = ["The model", "Preparation", "What is read", "How it runs"]
+    starts = [text.index(group) for group in groups]
+    assert starts == sorted(starts)
+    for option, group in (("--n-factors", 0), ("--radius ", 1), ("--slice-key", 2), ("--memory-budget", 3)):
+        after = [*starts, len(text)][group + 1]
+        assert starts[group] < text.index(f" {option}", starts[0]) < after, option
+    assert "completion" not in text
+
+
+def test_it_says_its_version() -> None:
+    from atlasnmf import __version__
+
+    assert _said("--version").strip() == f"atlasnmf {__version__}"
+
+
 @pytest.mark.parametrize(
     "typed, offered",
     [
