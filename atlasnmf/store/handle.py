@@ -16,7 +16,7 @@ from atlasnmf.store.coordinates import Elements, coordinates_from, coordinates_o
 from atlasnmf.store.fingerprint import digest_array, memory_hashes, stored_hashes
 from atlasnmf.store.locks import StoreLock
 from atlasnmf.store.names import no_such
-from atlasnmf.store.slices import SliceInfo, slice_column, slices_of
+from atlasnmf.store.slices import SliceInfo, refuse_empty_levels, slice_column, slices_of
 from atlasnmf.store.tables import StoredTable, TableHandle, repeated, twice_in
 from atlasnmf.store.working import working_path
 
@@ -140,12 +140,15 @@ class Atlas:
     @cached_property
     def _slicing(self) -> tuple[tuple[SliceInfo, ...], np.ndarray]:
         infos: list[SliceInfo] = []
+        empty: dict[str, str] = {}
         codes = np.empty(self.n_spots, dtype=np.int32)
         for table, start in zip(self.tables, self.table_offsets, strict=False):
             column = slice_column(table, self.slice_key, alone=self.alone)
-            table_infos, table_codes = slices_of(table, column)
+            table_infos, table_codes, levels = slices_of(table, column)
+            empty |= dict.fromkeys(levels, table.name)
             codes[start : start + table.n_spots] = table_codes + len(infos)
             infos += table_infos
+        refuse_empty_levels(empty, infos, column)
         names = [info.name for info in infos]
         if len(set(names)) != len(names):
             infos = [SliceInfo(f"{info.table}:{info.name}", info.table, info.n_spots) for info in infos]
@@ -287,4 +290,5 @@ class Atlas:
     def __repr__(self) -> str:
         slices = ", ".join(f"{info.name} ({info.n_spots})" for info in self.slices[:6])
         more = ", …" if self.n_slices > 6 else ""
-        return f"Atlas({self.name}: {self.n_spots} spots, {self.n_slices} slices: {slices}{more})"
+        several = "" if self.n_slices == 1 else "s"
+        return f"Atlas({self.name}: {self.n_spots} spots, {self.n_slices} slice{several}: {slices}{more})"

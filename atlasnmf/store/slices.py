@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.names import no_such
 from atlasnmf.store.tables import TableHandle
 
-__all__ = ["SliceInfo", "slice_column", "slices_of"]
+__all__ = ["SliceInfo", "refuse_empty_levels", "slice_column", "slices_of"]
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,26 @@ def slice_column(table: TableHandle, slice_key: str | None, *, alone: bool) -> s
     return annotation.region_key
 
 
-def slices_of(table: TableHandle, column: str | None) -> tuple[list[SliceInfo], np.ndarray]:
+def slices_of(table: TableHandle, column: str | None) -> tuple[list[SliceInfo], np.ndarray, list[str]]:
     """Return the slices of a table and the slice of each of its spots, int32, shape (n_spots,).
+
+    Returns
+    -------
+    slices, codes, empty
+        ``empty`` are levels of the column that no spot of this table has; another table's may.
 
     Raises
     ------
     BadOption
         There is no such column.
     BadInput
-        A slice has no spots, or a spot has no slice.
+        The table has no spots, or a spot has no slice.
     """
+    if table.n_spots == 0:
+        raise BadInput(f"table {table.name!r} has no spots; leave it out by naming the others with --tables")
     if column is None:
-        if table.n_spots == 0:
-            raise BadInput(
-                f"table {table.name!r} has no spots; leave it out by naming the others with --tables"
-            )
-        return [SliceInfo(table.name, table.name, table.n_spots)], np.zeros(table.n_spots, dtype=np.int32)
+        alone = [SliceInfo(table.name, table.name, table.n_spots)]
+        return alone, np.zeros(table.n_spots, dtype=np.int32), []
     if column not in table.obs_columns():
         raise BadOption(no_such("slice key", column, table.obs_columns(), f"obs of table {table.name!r}"))
     import pandas as pd
@@ -82,10 +87,23 @@ def slices_of(table: TableHandle, column: str | None) -> tuple[list[SliceInfo], 
     codes = categories.codes.to_numpy().astype(np.int32)
     names = [str(name) for name in categories.categories]
     sizes = np.bincount(codes, minlength=len(names))
-    for name, size in zip(names, sizes, strict=True):
-        if size == 0:
+    place = np.cumsum(sizes > 0, dtype=np.int32) - 1
+    found = [SliceInfo(name, table.name, int(n)) for name, n in zip(names, sizes, strict=True) if n]
+    return found, place[codes], [name for name, n in zip(names, sizes, strict=True) if not n]
+
+
+def refuse_empty_levels(empty: Mapping[str, str], slices: Iterable[SliceInfo], column: str | None) -> None:
+    """Refuse levels of the slice column, by the table that has them, without a spot in any table.
+
+    Raises
+    ------
+    BadInput
+        Naming the first.
+    """
+    there = {info.name for info in slices}
+    for name, table in empty.items():
+        if name not in there:
             raise BadInput(
-                f"slice {name!r} of table {table.name!r} has no spots; drop the level "
+                f"slice {name!r} of table {table!r} has no spots; drop the level "
                 f"(adata.obs[{column!r}].cat.remove_unused_categories())"
             )
-    return [SliceInfo(name, table.name, int(n)) for name, n in zip(names, sizes, strict=True)], codes

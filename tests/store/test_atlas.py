@@ -266,6 +266,23 @@ def test_what_is_no_store_is_refused(tmp_path, stores, new_table):
         open_atlas(3)
 
 
+def test_levels_that_only_another_table_has_are_no_slices_of_this_one(stores, new_table):
+    first, second = new_table(6), new_table(5, seed=1)
+    for table, stage in ((first, "E9"), (second, "E10")):
+        table.obs["stage"] = pd.Categorical([stage] * table.n_obs, categories=["E9", "E10"])
+    atlas = open_atlas(stores.plain(first, second), slice_key="stage")
+    assert [(info.name, info.n_spots) for info in atlas.slices] == [("E9", 6), ("E10", 5)]
+    assert atlas.slice_codes().tolist() == [0] * 6 + [1] * 5
+
+
+def test_a_level_that_no_table_has_is_refused(stores, new_table):
+    first, second = new_table(6), new_table(5, seed=1)
+    for table, stage in ((first, "E9"), (second, "E10")):
+        table.obs["stage"] = pd.Categorical([stage] * table.n_obs, categories=["E9", "E10", "E11"])
+    with pytest.raises(BadInput, match=r"slice 'E11' of table .* has no spots; drop the level"):
+        open_atlas(stores.plain(first, second), slice_key="stage")
+
+
 def test_an_empty_table_is_a_slice_without_spots(stores, new_table):
     with pytest.raises(BadInput, match=r"table 'slice_1' has no spots"):
         open_atlas(stores.plain(new_table(5), new_table(5, seed=1)[:0].copy()))
