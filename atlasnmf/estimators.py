@@ -10,7 +10,9 @@ from atlasnmf.events import SILENT, Events
 from atlasnmf.options import AtlasOptions, PrepareOptions, RunOptions
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from dask.distributed import Client
+    from spatialdata import SpatialData
 
     from atlasnmf.pipeline import Fit
     from atlasnmf.store.atlas import Atlas
@@ -38,8 +40,8 @@ class Estimator:
     Examples
     --------
     >>> import atlasnmf as an
-    >>> an.Inspire(n_factors=12).params.n_factors
-    12
+    >>> an.Inspire(preset="published", random_state=1).random_state
+    1
     """
 
     model: ClassVar[str]
@@ -52,7 +54,7 @@ class Estimator:
 
     def fit(
         self,
-        atlas: Atlas,
+        atlas: Atlas | AnnData | SpatialData | str,
         *,
         client: Client | None = None,
         prepare: PrepareOptions | None = None,
@@ -78,7 +80,7 @@ class Estimator:
         Parameters
         ----------
         atlas
-            What :func:`atlasnmf.open_atlas` returned.
+            An open atlas, the path of a store, or data in memory.
         client
             A Dask client: its workers do the tiles of ``prepare`` and of passes, and share the steps of
             training; threads of this process when not given.
@@ -103,9 +105,19 @@ class Estimator:
             The atlas cannot be used.
         BadOption
             An option has no usable value, or the budget is too small.
+
+        Examples
+        --------
+        >>> import atlasnmf as an
+        >>> model = an.Inspire(n_factors=3, encoder="lgcn")
+        >>> fit = model.fit("embryo.zarr", steps=2, memory_budget="2GB", key_added="three")
+        >>> fit.write()["slice_1"]
+        ['X_three', 'three_factors', 'three_discriminator', 'three_loadings', 'three']
         """
         from atlasnmf import pipeline
+        from atlasnmf.store.atlas import opened
 
+        atlas = opened(atlas)
         run = RunOptions(
             memory_budget=memory_budget,
             seed=self.random_state,
@@ -136,12 +148,9 @@ class Estimator:
 
 
 def _make(model: str) -> type[Estimator]:
-    summary = models.summary(model)
-    return type(
-        models.class_name(model),
-        (Estimator,),
-        {"model": model, "__doc__": f"{summary}\n\n{inspect.getdoc(Estimator)}"},
-    )
+    name, text = models.class_name(model), inspect.getdoc(Estimator) or ""
+    text = text.replace("an.Inspire(", f"an.{name}(")
+    return type(name, (Estimator,), {"model": model, "__doc__": f"{models.summary(model)}\n\n{text}"})
 
 
 def class_names() -> dict[str, str]:

@@ -32,5 +32,12 @@ def seed_for(seed: int, *where: str | int) -> int:
 
 
 def rng_for(seed: int, *where: str | int) -> np.random.Generator:
-    """Return a generator that depends only on the seed and the place (see :func:`seed_for`)."""
+    """Return a generator that depends only on the seed and the place (see :func:`seed_for`).
+
+    Examples
+    --------
+    >>> from atlasnmf.seeds import rng_for
+    >>> rng_for(0, "batch", 3).random() == rng_for(0, "batch", 3).random()
+    True
+    """
     return np.random.Generator(np.random.Philox(seed_for(seed, *where)))

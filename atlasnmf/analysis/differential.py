@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.spots import SpotLabels, opened, stored_labels
+from atlasnmf.analysis.spots import SpotLabels, stored_labels
 from atlasnmf.analysis.values import GeneValues, gene_values, written_out
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.kernels.cpu.histograms import add_histograms
 from atlasnmf.metrics.differences import GroupSums, rank_sum_from_histograms, welch_test
 from atlasnmf.metrics.enrichment import benjamini_hochberg
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 from atlasnmf.store.results import ResultWriter, refuse_existing
 

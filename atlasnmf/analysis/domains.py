@@ -9,6 +9,7 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import rng_for, seed_for
+from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ def _check(n_domains: int, method: str, covariance: str) -> None:
     if covariance not in ("tied", "full", "diag", "spherical"):
         raise BadOption(f"no covariance {covariance!r}; choose tied, full, diag or spherical")
     if n_domains < 1:
-        raise BadOption(f"domains must be at least one, got {n_domains}")
+        raise BadOption(f"ask for one domain or more, not {n_domains}")
 
 
 def _sampled(n_rows: int, n_sample: int, method: str, random_state: int) -> np.ndarray:
@@ -252,12 +253,11 @@ def domains(
     >>> adata.obs["domains"].value_counts().to_dict()
     {'0': 30, '1': 20}
     """
-    from atlasnmf.store.atlas import Atlas, open_atlas
     from atlasnmf.store.results import ResultWriter, refuse_existing
 
-    opened = atlas if isinstance(atlas, Atlas) else open_atlas(atlas)
-    tables = tables_with(opened, "obsm", key)
-    refuse_existing(opened, obs=[key_added], overwrite=overwrite)
+    found = opened(atlas)
+    tables = tables_with(found, "obsm", key)
+    refuse_existing(found, obs=[key_added], overwrite=overwrite)
     if smooth < 0:
         raise BadOption(f"smooth is a number of neighbours, 0 or more; got {smooth}")
     codes, n_groups = _group(
@@ -274,20 +274,20 @@ def domains(
     if smooth:
         from atlasnmf.analysis.smoothing import smoothed_domains
 
-        codes, n_groups = _by_size(smoothed_domains(opened, tables, codes, smooth))
+        codes, n_groups = _by_size(smoothed_domains(found, tables, codes, smooth))
     import pandas as pd
 
     names = [table.name for table in tables]
-    here = np.repeat([t.name in names for t in opened.tables], [t.n_spots for t in opened.tables])
-    everywhere = np.full(opened.n_spots, -1, np.int32)
+    here = np.repeat([t.name in names for t in found.tables], [t.n_spots for t in found.tables])
+    everywhere = np.full(found.n_spots, -1, np.int32)
     everywhere[here] = codes
     column = pd.Categorical.from_codes(everywhere, categories=[str(group) for group in range(n_groups)])
-    with ResultWriter(opened, overwrite=overwrite) as writer:
+    with ResultWriter(found, overwrite=overwrite) as writer:
         writer.obs(key_added, column, tables=names)
-    offsets = opened.table_offsets
+    offsets = found.table_offsets
     return {
         table.name: column[start:stop]
-        for table, start, stop in zip(opened.tables, offsets[:-1], offsets[1:], strict=True)
+        for table, start, stop in zip(found.tables, offsets[:-1], offsets[1:], strict=True)
         if table.name in names
     }
 

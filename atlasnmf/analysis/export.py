@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.analysis.label_transfer import slice_numbers
-from atlasnmf.analysis.spots import opened, stored_labels
+from atlasnmf.analysis.spots import stored_labels
 from atlasnmf.analysis.stored_patterns import stored_patterns
 from atlasnmf.analysis.values import GeneValues, gene_values
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.schema import Csr
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
@@ -282,6 +283,12 @@ def export_communication(
     Notes
     -----
     The chosen part is held in memory. Nothing is computed: run the tool on the file.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> an.tl.export_communication("embryo.zarr", "slice_1.h5ad", label_key="domains", slices="slice_1")
+    PosixPath('slice_1.h5ad')
     """
     import pandas as pd
 

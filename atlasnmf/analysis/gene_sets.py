@@ -101,6 +101,14 @@ def write_gene_sets(sets: Any, path: str | Path) -> Path:
     ------
     BadOption
         The ending says none of these.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> an.tl.write_gene_sets({"heart": ["Myh6", "Nppa"]}, "sets.csv")
+    PosixPath('sets.csv')
+    >>> an.tl.read_gene_sets("sets.csv")
+    {'heart': ['Myh6', 'Nppa']}
     """
     import pandas as pd
 

@@ -168,6 +168,13 @@ def impute(
     The test hides genes from the neighbours' mean, not from the fit that made the embedding; fit a store
     without them for a test that hides them from both. What is held are the values of the genes in the sampled
     source, as sparse rows. INSPIRE, "imputation of gene expression across slices".
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> found = an.tl.impute("embryo.zarr", key="X_inspire", target="slice_2", hidden=5)
+    >>> found.genes, list(found.scores.columns), len(found.scores)
+    ((), ['gene', 'pearson', 'r2'], 5)
     """
     rows = stored_rows(atlas, key)
     from_, to = _ends(rows, source, target)

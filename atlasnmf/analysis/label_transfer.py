@@ -10,9 +10,10 @@ import numpy as np
 
 from atlasnmf.analysis.matches import stored_matches
 from atlasnmf.analysis.nearest import Nearest
-from atlasnmf.analysis.spots import SpotLabels, StoredRows, opened, stored_labels, stored_rows
+from atlasnmf.analysis.spots import SpotLabels, StoredRows, stored_labels, stored_rows
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import rng_for
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 from atlasnmf.store.results import ResultWriter, refuse_existing
 

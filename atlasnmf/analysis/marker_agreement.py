@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.analysis.gene_sets import placed_sets, read_gene_sets
-from atlasnmf.analysis.spots import SpotLabels, opened, stored_labels
+from atlasnmf.analysis.spots import SpotLabels, stored_labels
 from atlasnmf.analysis.values import GeneValues, gene_values
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 from atlasnmf.store.results import ResultWriter, refuse_existing
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.analysis.domains import which_fit
-from atlasnmf.analysis.spots import opened, stored_labels
+from atlasnmf.analysis.spots import stored_labels
 from atlasnmf.errors import BadInput
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 from atlasnmf.store.results import ResultWriter, refuse_existing
 from atlasnmf.store.tables import MemoryTable, StoredTable, TableHandle
@@ -146,6 +147,13 @@ def match_summary(
     ------
     BadInput
         There are no such matches or labels.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> found = an.tl.match_summary("sections.zarr", "domain")
+    >>> bool(found["unmatched"].between(0, 1).all()), int(found["n_spots"].sum())
+    (True, 1003)
     """
     import pandas as pd
 

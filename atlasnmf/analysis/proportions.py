@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atlasnmf.analysis.spots import opened, stored_labels
+from atlasnmf.analysis.spots import stored_labels
 from atlasnmf.errors import BadInput
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import natural_key
 from atlasnmf.store.results import ResultWriter, refuse_existing
 

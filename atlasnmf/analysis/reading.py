@@ -78,6 +78,13 @@ def morans_i(
         There is no such result.
     BadOption
         The key exists.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> smoothness = an.tl.morans_i("brain.zarr", "stanmf")
+    >>> smoothness.shape, bool(smoothness.min() > 0.3)
+    ((4,), True)
     """
     read = stored_patterns(atlas, key)
     written = key_added or f"{key}_morans_i"
@@ -115,6 +122,13 @@ def reconstruction(
     Notes
     -----
     One pass over the values, in runs of 8192 spots; what is held are sums of a few numbers a gene.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> by_gene = an.tl.reconstruction("brain.zarr", "stanmf")
+    >>> len(by_gene), bool(by_gene.median() > 0.5)
+    (60, True)
     """
     import pandas as pd
 
@@ -159,6 +173,13 @@ def markers(
     -------
     pandas.DataFrame
         ``pattern``, ``rank``, ``gene``, ``importance``.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> found = an.tl.markers("brain.zarr", "stanmf", n_top=3)
+    >>> found[found["rank"] == 0]["pattern"].tolist()
+    [0, 1, 2, 3]
     """
     import pandas as pd
 
@@ -208,6 +229,13 @@ def gene_networks(
     -------
     list of networkx.Graph
         One a pattern.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> networks = an.tl.gene_networks("brain.zarr", "stanmf", n_top=5)
+    >>> [len(network) for network in networks]
+    [5, 5, 5, 5]
     """
     read = stored_patterns(atlas, key)
     written = key_added or f"{key}_networks"
@@ -271,6 +299,15 @@ def comparisons(
     -------
     dict
         float32 of shape (n, K), by name.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> found = an.tl.comparisons("brain.zarr", "stanmf")
+    >>> sorted(found)
+    ['pca', 'pca_hierarchical', 'pca_kmeans', 'stanmf_hierarchical']
+    >>> an.tl.morans_i("brain.zarr", "comparison_pca").shape
+    (4,)
     """
     read = stored_patterns(atlas, key)
     names = ("pca", "pca_kmeans", "pca_hierarchical", "stanmf_hierarchical")

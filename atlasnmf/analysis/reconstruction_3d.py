@@ -209,6 +209,15 @@ def reconstruct_3d(
     -----
     INSPIRE, "3D reconstruction of tissues and whole organisms": mutual nearest neighbours, rigid moves,
     Pearson and cell-type scores. Seconds a pair; the sampled rows of two slices are held.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> stack = an.tl.reconstruct_3d("embryo.zarr", "X_inspire", spacing=10.0, label_key="domain")
+    >>> stack.slices, stack.heights.tolist()
+    (('slice_1', 'slice_2'), [0.0, 10.0])
+    >>> an.open_atlas("embryo.zarr").tables[1].obsm("aligned_3d").shape
+    (400, 3)
     """
     import pandas as pd
 

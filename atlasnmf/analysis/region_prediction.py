@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class RegionPrediction:
 
     patterns: tuple[int, ...]
     auc: float
-    random: np.ndarray
+    random: np.ndarray = field(repr=False)
 
     @property
     def share_below(self) -> float:

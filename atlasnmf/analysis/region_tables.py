@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.spots import opened, stored_labels
+from atlasnmf.analysis.spots import stored_labels
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ def write_regions(atlas: Source, label_key: str, path: str | Path) -> Path:
         There is no such column.
     BadOption
         The ending says none of these.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> an.tl.write_regions("embryo.zarr", "domains", "domains.csv")
+    PosixPath('domains.csv')
     """
     import pandas as pd
 
@@ -89,6 +96,14 @@ def read_regions(
     ------
     BadInput
         The file is missing, lacks a column, or names spots the atlas does not have.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> _ = an.tl.write_regions("embryo.zarr", "domains", "domains.csv")
+    >>> found = an.tl.read_regions("embryo.zarr", "domains.csv", key_added="again")
+    >>> sorted(found)
+    ['slice_1', 'slice_2']
     """
     import pandas as pd
 
@@ -160,6 +175,13 @@ def write_tables(atlas: Source, folder: str | Path, *, ending: str = "csv") -> l
         There is no such result.
     BadOption
         The ending is none of these.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> _ = an.tl.factor_genes("embryo.zarr", "inspire")
+    >>> "inspire_genes.csv" in [file.name for file in an.tl.write_tables("embryo.zarr", "tables")]
+    True
     """
     if ending not in ("csv", "tsv", "parquet"):
         raise BadOption(f"tables are written as csv, tsv or parquet, not {ending!r}")

@@ -83,6 +83,13 @@ def spatial_genes(
     -----
     Two passes over the values; the second holds those of the genes shown, in one table at a time, as sparse
     rows. Slices are not joined.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> found = an.tl.spatial_genes("embryo.zarr", "inspire", n_top=3)
+    >>> len(found), list(found.columns)
+    (12, ['factor', 'rank', 'gene', 'correlation', 'morans_i', 'p', 'q'])
     """
     import pandas as pd
 

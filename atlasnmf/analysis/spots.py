@@ -12,6 +12,7 @@ import numpy as np
 from atlasnmf.analysis.domains import tables_with
 from atlasnmf.errors import BadInput
 from atlasnmf.seeds import rng_for
+from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,17 +23,10 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = Atlas | AnnData | SpatialData | str
 
-__all__ = ["SpotLabels", "StoredRows", "opened", "stored_labels", "stored_rows"]
+__all__ = ["SpotLabels", "StoredRows", "stored_labels", "stored_rows"]
 
 #: Spots of a run.
 RUN_SPOTS = 65_536
-
-
-def opened(source: Any) -> Atlas:
-    """Open a store, or take an atlas as it is."""
-    from atlasnmf.store.atlas import Atlas, open_atlas
-
-    return source if isinstance(source, Atlas) else open_atlas(source)
 
 
 @dataclass(frozen=True)
@@ -199,7 +193,8 @@ def stored_labels(atlas: Atlas, column: str, tables: Sequence[TableHandle] | Non
     chosen = list(atlas.tables if tables is None else tables)
     if not any(column in table.obs_columns() for table in chosen):
         known = list(dict.fromkeys(name for table in chosen for name in table.obs_columns()))
-        raise BadInput(no_such("obs column", column, known, atlas.name))
+        mend = "; find domains first by atlasnmf.tl.domains" if column.startswith("domains") else ""
+        raise BadInput(no_such("obs column", column, known, atlas.name) + mend)
     place: dict[str, int] = {}
     parts = []
     for table in chosen:

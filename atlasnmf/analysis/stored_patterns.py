@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.domains import tables_with
+from atlasnmf.analysis.domains import tables_with, which_fit
 from atlasnmf.errors import BadInput
 from atlasnmf.graph.build import slice_graph, symmetric_union
 from atlasnmf.graph.grid import grid_graph
 from atlasnmf.kernels.cpu.lognorm import log_normalise
 from atlasnmf.schema import Csr
+from atlasnmf.store.atlas import opened
+from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -226,11 +228,12 @@ def stored_patterns(atlas: Atlas | AnnData | SpatialData | str, key: str = "stan
     BadInput
         No table has such patterns.
     """
-    from atlasnmf.store.atlas import Atlas, open_atlas
-
-    opened = atlas if isinstance(atlas, Atlas) else open_atlas(atlas)
-    known = {name for table in opened.tables for name in table.keys("obsm")}
-    stored = next((key + suffix for suffix in _PATTERNS if key + suffix in known), f"{key}_patterns")
-    tables = tables_with(opened, "obsm", stored)
+    found = opened(atlas)
+    known = {name for table in found.tables for name in table.keys("obsm")}
+    stored = next((key + suffix for suffix in _PATTERNS if key + suffix in known), None)
+    if stored is None:
+        named = {name.removesuffix(suffix) for name in known for suffix in _PATTERNS}
+        raise BadInput(f"{no_such('result', key, sorted(named), found.name)}; {which_fit(key, found)}")
+    tables = tables_with(found, "obsm", stored)
     patterns = np.concatenate([np.asarray(table.obsm(stored), np.float32) for table in tables])
-    return StoredPatterns(opened, key, tuple(tables), patterns)
+    return StoredPatterns(found, key, tuple(tables), patterns)

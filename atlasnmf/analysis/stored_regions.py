@@ -104,6 +104,13 @@ def link_regions(
         There is no such result or column, or no spot has a region.
     BadOption
         The key exists, or an option has no meaning.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> links = an.tl.link_regions("brain.zarr", "stanmf")
+    >>> links.best()[["pattern", "regions"]].shape
+    (4, 2)
     """
     read = stored_patterns(atlas, key)
     written = key_added or f"{key}_regions"
@@ -154,6 +161,13 @@ def predict_region(
         As in :func:`link_regions`.
     **options
         See :func:`atlasnmf.analysis.region_prediction.predict_region`.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> found = an.tl.predict_region("brain.zarr", "D2r3", "stanmf", n_random=20)
+    >>> len(found.patterns), bool(found.auc > 0.9)
+    (3, True)
     """
     read = stored_patterns(atlas, key)
     inside = stored_regions(read, region_key, ontology=ontology).inside(region)

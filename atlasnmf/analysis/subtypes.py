@@ -9,6 +9,7 @@ import numpy as np
 
 from atlasnmf.analysis.domains import assign_domains
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,16 +75,22 @@ def subtypes(
     -----
     Imputed genes come from the factors in blocks of 64 MB, read twice; beside them the components of the
     cells are held, 8 bytes each, and a matrix of genes by genes.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> groups = an.tl.subtypes("pair.zarr", "cell_type", "type_1", n_subtypes=2, method="mixture")
+    >>> groups.categories.tolist()
+    ['0', '1']
     """
     import pandas as pd
 
-    from atlasnmf.store.atlas import Atlas, open_atlas
     from atlasnmf.store.names import no_such
     from atlasnmf.store.results import ResultWriter, refuse_existing
 
-    opened = atlas if isinstance(atlas, Atlas) else open_atlas(atlas)
-    refuse_existing(opened, obs=[key_added], overwrite=overwrite)
-    lazy = opened.imputed(list(genes) if genes is not None else _telling_genes(opened, key, n_genes), key=key)
+    found = opened(atlas)
+    refuse_existing(found, obs=[key_added], overwrite=overwrite)
+    lazy = found.imputed(list(genes) if genes is not None else _telling_genes(found, key, n_genes), key=key)
     table = lazy.table
     if within not in table.obs_columns():
         raise BadOption(no_such("obs column", within, table.obs_columns(), f"table {table.name!r}"))
@@ -91,7 +98,8 @@ def subtypes(
     labels = pd.Series(table.obs_column(within)).astype(str)
     chosen = labels.isin(wanted).to_numpy()
     if not chosen.any():
-        raise BadInput(f"no cell of {table.name!r} has {', '.join(sorted(wanted))} in obs[{within!r}]")
+        where = f"obs[{within!r}] of table {table.name!r}"
+        raise BadInput(no_such("value", ", ".join(sorted(wanted)), sorted(set(labels)), where))
     rows, scores = _components(lambda: _logged(lazy, chosen), n_components)
     codes = np.full(table.n_spots, -1, np.int32)
     codes[rows] = assign_domains(
@@ -101,7 +109,7 @@ def subtypes(
         random_state=random_state,
     )
     column = pd.Categorical.from_codes(codes, [str(group) for group in range(int(codes.max()) + 1)])
-    with ResultWriter(opened, overwrite=overwrite) as writer:
+    with ResultWriter(found, overwrite=overwrite) as writer:
         writer.obs(key_added, {table.name: column})
     return column
 

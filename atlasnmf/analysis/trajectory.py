@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class Trajectory:
         Spots the trajectory was found on.
     """
 
-    pseudotime: np.ndarray
+    pseudotime: np.ndarray = field(repr=False)
     groups: tuple[str, ...]
     connectivities: np.ndarray
     mean_pseudotime: np.ndarray
@@ -151,6 +151,13 @@ def trajectory(
     -----
     20,000 spots take about 20 s; carrying over takes one pass over the embedding. Haghverdi et al., Nat.
     Methods 13 (2016); Wolf et al., Genome Biol. 20 (2019).
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> found = an.tl.trajectory("embryo.zarr", "X_inspire", groups="domains", root="0")
+    >>> found.groups, found.pseudotime.shape
+    (('0', '1', '2', '3'), (600,))
     """
     if min(n_neighbors, n_components, n_sample) < 3:
         raise BadOption("a trajectory needs at least 3 neighbours, components and spots")

@@ -10,8 +10,12 @@ from atlasnmf.events import SILENT, Events
 from atlasnmf.options import PrepareOptions, RunOptions
 from atlasnmf.pipeline.choices import BASELINE_COMPONENTS
 from atlasnmf.schema import Needs
+from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.working import WorkingCopy
 
@@ -37,7 +41,7 @@ def smoothed_scores(working: WorkingCopy) -> np.ndarray:
 
 
 def baseline(
-    atlas: Atlas,
+    atlas: Atlas | AnnData | SpatialData | str,
     *,
     n_components: int = BASELINE_COMPONENTS,
     n_hvgs: int = 6000,
@@ -56,7 +60,7 @@ def baseline(
     Parameters
     ----------
     atlas
-        What :func:`atlasnmf.open_atlas` returned.
+        An open atlas, the path of a store, or data in memory (which is changed).
     n_components
         Components of the counts averaged twice over the neighbours.
     n_hvgs
@@ -78,10 +82,18 @@ def baseline(
     ------
     BadInput, BadOption
         The atlas or an option cannot be used, or the key exists.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> an.tl.baseline("embryo.zarr", n_components=10)
+    >>> an.open_atlas("embryo.zarr").tables[0].obsm("X_smoothed_pca").shape
+    (200, 10)
     """
     from atlasnmf.pipeline.commands import prepared_for
     from atlasnmf.store.results import ResultWriter, refuse_existing
 
+    atlas = opened(atlas)
     refuse_existing(atlas, obsm=[key_added], overwrite=overwrite)
     run = RunOptions(seed=random_state, memory_budget=memory_budget, work_dir=work_dir)
     needs = Needs(n_hvgs=n_hvgs, baseline_components=n_components)

@@ -21,9 +21,12 @@ from atlasnmf.pipeline.preparation import Preparation, Prepared
 from atlasnmf.pipeline.request import FitRequest, resume_command
 from atlasnmf.reduce.cluster import connected
 from atlasnmf.schema import Needs
+from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from dask.distributed import Client
+    from spatialdata import SpatialData
 
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.describe import Description
@@ -183,7 +186,7 @@ def _default_needs(n_spots: int) -> Needs:
 
 
 def prepare(
-    atlas: Atlas,
+    atlas: Atlas | AnnData | SpatialData | str,
     *,
     client: Client | None = None,
     events: Events = SILENT,
@@ -198,7 +201,7 @@ def prepare(
     Parameters
     ----------
     atlas
-        What :func:`atlasnmf.open_atlas` returned.
+        An open atlas, the path of a store, or data in memory.
     client
         A Dask client for the tiles; threads of this process when not given.
     events
@@ -214,10 +217,18 @@ def prepare(
     ------
     BadInput, BadOption
         The atlas or an option cannot be used.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> prepared = an.prepare("embryo.zarr", n_neighbors=8, memory_budget="2GB")
+    >>> prepared.settled.n_neighbors, prepared.facts.n_spots.tolist()
+    (8, [200, 400])
     """
     run = RunOptions(seed=random_state, memory_budget=memory_budget, workers=workers, work_dir=work_dir)
-    needs = _default_needs(atlas.n_spots)
-    return prepared_for(atlas, PrepareOptions(**options), run, needs, client=client, events=events)
+    found = opened(atlas)
+    needs = _default_needs(found.n_spots)
+    return prepared_for(found, PrepareOptions(**options), run, needs, client=client, events=events)
 
 
 def prepare_store(
@@ -229,11 +240,9 @@ def prepare_store(
     events: Events = SILENT,
 ) -> Prepared:
     """Prepare a store with the options of the command line."""
-    opened = _open(store, atlas)
+    found = _open(store, atlas)
     with connected(run.scheduler, workers=run.workers, events=events) as client:
-        return prepared_for(
-            opened, options, run, _default_needs(opened.n_spots), client=client, events=events
-        )
+        return prepared_for(found, options, run, _default_needs(found.n_spots), client=client, events=events)
 
 
 def resume(
@@ -325,14 +334,22 @@ def load_fit(
     ------
     BadInput
         There is no such fit in the working copy.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> fit = an.load_fit("embryo.zarr", "inspire")
+    >>> fit.request.params.n_factors, len(fit.history["loss"])
+    (4, 20)
     """
     from atlasnmf.store.working import WorkingCopy
 
+    models.summary(model)  # refuses a name that is no model's
     working = WorkingCopy.find(store, work_dir)
     noted = working.ledger.facts(f"fit {model}") if working else {}
     if not noted:
         raise BadInput(
-            f"{store} has no finished fit of {model} in its working copy; run atlasnmf fit {model}"
+            f"{store} has no finished fit of {model} in its working copy; run atlasnmf fit {model} {store}"
         )
     request = FitRequest.from_json({**noted["request"], "store": str(store)})
     return reopen(_open(request.store, request.atlas), request, events=events)

@@ -77,8 +77,9 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """Return the estimate for people."""
+        slices = "1 slice" if self.n_slices == 1 else f"{self.n_slices} slices"
         return [
-            f"{self.request.model} on {self.request.store}: {self.n_spots:,} spots, {self.n_slices} slices, "
+            f"{self.request.model} on {self.request.store}: {self.n_spots:,} spots, {slices}, "
             f"up to {self.n_genes:,} genes",
             f"  memory  {format_bytes(self.memory_bytes)}",
             f"  disk    {format_bytes(self.disk_bytes)} ({format_bytes(self.free_disk_bytes)} free)",

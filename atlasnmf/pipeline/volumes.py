@@ -136,6 +136,19 @@ def ingest_volumes(
     Inside the mask, NaN and -1 are missing and filled; other negative values become 0, as published. What
     lies outside is never looked at. Rows are in C order of (i, j, k): the last axis runs fastest. Each
     file is read once; 4 bytes a value pass through a scratch file in the folder of the store.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zarr
+    >>> import atlasnmf as an
+    >>> rng = np.random.default_rng(0)
+    >>> for gene in ("Sox2", "Pax6"):
+    ...     _ = zarr.save_array(f"{gene}.zarr", rng.random((4, 4, 4)))
+    >>> _ = zarr.save_array("mask.zarr", np.ones((4, 4, 4)))
+    >>> made = an.ingest_volumes(["Sox2.zarr", "Pax6.zarr"], "volume.zarr", mask="mask.zarr")
+    >>> an.open_atlas("volume.zarr")
+    Atlas(volume.zarr: 64 spots, 1 slice: volume (64))
     """
     names = read_gene_names(gene_names) if isinstance(gene_names, str | Path) else gene_names
     volumes = open_volumes(files, names, spacing=spacing, unit=unit)
@@ -364,6 +377,13 @@ def simulate_volume(
     ------
     BadOption
         The sizes do not go together, or the store exists.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> made = an.simulate_volume("made.zarr", shape=(12, 10, 12), n_regions=10, n_genes=9, n_patterns=3)
+    >>> an.open_atlas("made.zarr").tables[0].obsm("true_patterns").shape[1]
+    3
     """
     from atlasnmf.simulate.volume import annotated_grid, made_grid, plan_volume
 

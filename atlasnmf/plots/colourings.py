@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours
 from atlasnmf.store.names import natural_key, no_such
 
@@ -96,7 +97,7 @@ def _factor(atlas: Atlas, factor: int, key: str) -> Colouring:
     known = {name for table in atlas.tables for name in table.keys("obsm")}
     names = [key + end for end in _FACTORS if key + end in known]
     if not names:
-        raise BadInput(f"{no_such('result', key, sorted(known), atlas.name)}; fit a model first")
+        raise no_result("result", key, known, atlas)
     values = np.full(atlas.n_spots, np.nan)
     for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
         name = next((name for name in names if name in table.keys("obsm")), None)

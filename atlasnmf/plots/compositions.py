@@ -8,8 +8,8 @@ import numpy as np
 
 from atlasnmf.errors import BadInput
 from atlasnmf.plots.colourings import colouring_of
-from atlasnmf.plots.stored import opened
 from atlasnmf.plots.style import MISSING, category_colours, styled
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import numpy as np
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.colourings import colouring_of
 from atlasnmf.plots.panels import scale_bar
-from atlasnmf.plots.stored import opened, result_table, unit_of
+from atlasnmf.plots.stored import result_table, unit_of
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
 from atlasnmf.seeds import rng_for
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
@@ -143,6 +144,12 @@ def matches(
         There are no matches, or none between these slices.
     BadOption
         There is no such slice.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> axes = an.pl.matches("sections.zarr", color="domain", n_lines=100)
+    >>> axes.figure.savefig("matches.png")
     """
     atlas = opened(atlas)
     pairs = _pairs(atlas, key, slices, all_pairs)
@@ -230,6 +237,12 @@ def label_flow(
         There are no matches or no such column, or no pair has labels at both ends.
     BadOption
         There is no such slice.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> axes = an.pl.label_flow("sections.zarr", "domain")
+    >>> axes.figure.savefig("flow.png")
     """
     atlas = opened(atlas)
     pairs = _pairs(atlas, key, slices, all_pairs)
@@ -332,6 +345,12 @@ def registration(
         Fewer than two slices have aligned coordinates.
     BadOption
         There is no such slice, or another number of axes was given.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> before, after = an.pl.registration("sections.zarr")
+    >>> after.figure.savefig("registration.png")
     """
     atlas = opened(atlas)
     aligned = np.full((atlas.n_spots, 2), np.nan)

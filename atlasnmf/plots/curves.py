@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import category_colours, styled
+from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
@@ -92,7 +95,7 @@ def history(
 
 
 def _columns(source: Any, key: str) -> dict[str, np.ndarray]:
-    if hasattr(source, "tables") or isinstance(source, str):
+    if hasattr(source, "tables") or hasattr(source, "obsm") or isinstance(source, str | Path):
         source = _stored(source, key)
     if isinstance(source, Mapping) or hasattr(source, "columns"):
         return {str(name): np.asarray(source[name]) for name in source}
@@ -102,15 +105,14 @@ def _columns(source: Any, key: str) -> dict[str, np.ndarray]:
 
 
 def _stored(source: Any, key: str) -> Any:
-    from atlasnmf.store.atlas import Atlas, open_atlas
-
-    atlas = source if isinstance(source, Atlas) else open_atlas(source)
+    atlas = opened(source)
     for table in atlas.tables:
         if key in table.keys("uns"):
             result = table.uns(key)
             if isinstance(result, Mapping) and "history" in result:
                 return result["history"]
-    raise BadInput(f"{atlas.name} has no history of {key!r}; fit that model first")
+    known = [key for table in atlas.tables for key in table.keys("uns") if "history" in table.uns_keys(key)]
+    raise no_result("result with a history", key, set(known), atlas)
 
 
 def _axes(n_panels: int, n_columns: int, panel_width: float, axes: Any) -> np.ndarray:

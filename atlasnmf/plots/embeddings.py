@@ -9,10 +9,10 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.colourings import Colouring, colouring_of, key_of_colours
-from atlasnmf.plots.stored import opened
+from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
 from atlasnmf.seeds import rng_for, seed_for
-from atlasnmf.store.names import no_such
+from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -170,7 +170,7 @@ def _rows_with(atlas: Atlas, key: str) -> np.ndarray:
                 found.append(start + first + np.flatnonzero(np.isfinite(block).all(axis=1)))
     if not found:
         known = sorted({name for table in atlas.tables for name in table.keys("obsm")})
-        raise BadInput(f"{no_such('obsm key', key, known, atlas.name)}; fit a model first")
+        raise no_result("obsm key", key, known, atlas)
     rows = np.concatenate(found)
     if not len(rows):
         raise BadInput(f"no spot has a finite {key!r}; fit the model again")

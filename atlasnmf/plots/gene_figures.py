@@ -57,6 +57,13 @@ def marker_heatmap(
     ------
     BadInput
         There is no such result.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> axes = an.pl.marker_heatmap("brain.zarr", "stanmf", n_top=3)
+    >>> len(axes.get_yticklabels())
+    12
     """
     names, coefficients = coefficients_of(atlas, key)
     markers = marker_genes(coefficients)
@@ -219,6 +226,13 @@ def gene_networks(
         There are no networks.
     BadOption
         There is no such pattern, or another number of axes was given.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> _ = an.tl.gene_networks("brain.zarr", "stanmf", n_top=5)
+    >>> an.pl.gene_networks("brain.zarr", "stanmf", patterns=[0, 1]).shape
+    (2,)
     """
     record = record_of(source, f"{key}_networks", f"run tl.gene_networks with {key!r} first")
     nodes, edges = record.get("nodes"), record.get("edges")

@@ -9,8 +9,9 @@ import numpy as np
 
 from atlasnmf.errors import BadInput
 from atlasnmf.plots.panels import draw_spots, frame, grid, panels_of
-from atlasnmf.plots.stored import opened, unit_of
+from atlasnmf.plots.stored import no_result, unit_of
 from atlasnmf.plots.style import CONTINUOUS, styled
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _denoised(atlas: Atlas, key: str, wanted: Sequence[str]) -> dict[str, np.nda
                 break
     if not any_there:
         known = sorted({name.rsplit("_", 1)[0] for table in atlas.tables for name in table.keys("varm")})
-        raise BadInput(f"{no_such('result with loadings', key, known, atlas.name)}; fit a model first")
+        raise no_result("result with loadings", key, known, atlas)
     return found
 
 

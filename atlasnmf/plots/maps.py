@@ -9,8 +9,9 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.panels import Panel, draw_spots, frame, grid, panels_of
-from atlasnmf.plots.stored import unit_of
+from atlasnmf.plots.stored import no_result, unit_of
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
+from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,21 +26,13 @@ __all__ = ["domains", "factors"]
 _SUFFIXES = ("", "_factors", "_patterns")
 
 
-def _open(atlas: Atlas | AnnData | SpatialData | str) -> Atlas:
-    from atlasnmf.store.atlas import Atlas, open_atlas
-
-    return atlas if isinstance(atlas, Atlas) else open_atlas(atlas)
-
-
 def _factor_key(atlas: Atlas, key: str) -> str:
-    from atlasnmf.store.names import no_such
-
     known = {name for table in atlas.tables for name in table.keys("obsm")}
     for suffix in reversed(_SUFFIXES):
         if key + suffix in known:
             return key + suffix
     results = {name.removesuffix(suffix) for name in known for suffix in _SUFFIXES}
-    raise BadInput(f"{no_such('result', key, sorted(results), atlas.name)}; fit a model first")
+    raise no_result("result", key, results, atlas)
 
 
 def factors(
@@ -98,8 +91,16 @@ def factors(
     -----
     Spots are rasterised; above 500,000 in one figure they are gathered into pixels. Of three coordinates
     the first two are drawn.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> axes = an.pl.factors("embryo.zarr", "inspire", factors=[0, 2])
+    >>> axes.shape
+    (2, 2)
+    >>> axes[0, 0].figure.savefig("factors.png")
     """
-    atlas = _open(atlas)
+    atlas = opened(atlas)
     obsm_key = _factor_key(atlas, key)
     unit = unit or unit_of(atlas)
     chosen: list[int] | None = None if factors is None else [int(factor) for factor in factors]
@@ -202,10 +203,16 @@ def domains(
         No table has the column.
     BadOption
         There is no such slice.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> [axis.get_title() for axis in an.pl.domains("embryo.zarr", "domains")]
+    ['slice_1', 'slice_2']
     """
     import pandas as pd
 
-    atlas = _open(atlas)
+    atlas = opened(atlas)
     columns = {t.name: pd.Categorical(t.obs_column(key)) for t in atlas.tables if key in t.obs_columns()}
     if not columns:
         from atlasnmf.store.names import no_such

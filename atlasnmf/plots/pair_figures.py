@@ -9,8 +9,9 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.panels import Panel, draw_spots, frame, grid
-from atlasnmf.plots.stored import opened, record_of, unit_of
+from atlasnmf.plots.stored import record_of, unit_of
 from atlasnmf.plots.style import CONTINUOUS, styled
+from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +61,12 @@ def imputed(
         There is no fitted pair of this name.
     BadOption
         A gene was not fitted.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> an.pl.imputed("pair.zarr", ["GENE0001", "GENE0002"]).shape
+    (2, 2)
     """
     atlas = opened(atlas)
     names = [genes] if isinstance(genes, str) else list(genes)
@@ -136,6 +143,13 @@ def holdout(source: Any, key: str = "siid", *, score: str = "r2", axes: Any = No
         Nothing was held out.
     BadOption
         There is no such score.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> axes = an.pl.holdout("pair.zarr", score="pearson")
+    >>> axes.get_ylabel()
+    'pearson'
     """
     table = record_of(source, key, _MEND).get("holdout")
     if not isinstance(table, Mapping):
@@ -196,6 +210,13 @@ def factor_types(
         There is no fitted pair of this name.
     BadOption
         There is no such column.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> axes = an.pl.factor_types("pair.zarr", "cell_type")
+    >>> len(axes.get_xticklabels()), len(axes.get_yticklabels())
+    (3, 3)
     """
     import pandas as pd
 

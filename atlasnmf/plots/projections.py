@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
-from atlasnmf.plots.stored import opened
+from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import CONTINUOUS, styled
+from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -131,14 +132,18 @@ def projections(
     Notes
     -----
     Voxels (``obsm["voxel"]``) are pixels; other spots are gathered, about two to a pixel.
-    """
-    from atlasnmf.store.names import no_such
 
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> an.pl.projections("brain.zarr", "stanmf", patterns=[0, 1]).shape
+    (2, 3)
+    """
     atlas = opened(atlas)
     known = sorted({name for table in atlas.tables for name in table.keys("obsm")})
     stored = next((key + suffix for suffix in _PATTERNS if key + suffix in known), None)
     if stored is None:
-        raise BadInput(f"{no_such('result', key, known, atlas.name)}; fit a model first")
+        raise no_result("result", key, known, atlas)
     tables = [table for table in atlas.tables if stored in table.keys("obsm")]
     positions = np.concatenate([atlas.coordinates_of(table) for table in tables])
     if positions.shape[1] != 3:

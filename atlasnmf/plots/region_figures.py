@@ -64,6 +64,13 @@ def region_bubbles(
         Patterns have not been linked to regions.
     BadOption
         There is no such region or score.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> _ = an.tl.link_regions("brain.zarr", "stanmf")
+    >>> axes = an.pl.region_bubbles("brain.zarr", "stanmf", n_regions=2)
+    >>> axes.figure.savefig("regions.png")
     """
     from atlasnmf.store.names import no_such
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.colourings import colouring_of, key_of_colours
-from atlasnmf.plots.stored import opened
 from atlasnmf.plots.style import CONTINUOUS, styled
 from atlasnmf.seeds import rng_for
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atlasnmf.errors import BadInput
+from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.tables import TableHandle
 
-__all__ = ["coefficients_of", "opened", "record_of", "result_table", "unit_of"]
+__all__ = ["coefficients_of", "no_result", "record_of", "result_table", "unit_of"]
 
+#: What results are called when a fit is told no other name.
+_RESULTS = ("inspire", "stanmf", "siid", "spatialfuser")
 _COEFFICIENTS = ("_coefficients", "_loadings", "")
 
 
-def opened(source: Any) -> Atlas:
-    """Open a store, or take an atlas as it is."""
-    from atlasnmf.store.atlas import Atlas, open_atlas
-
-    return source if isinstance(source, Atlas) else open_atlas(source)
+def no_result(kind: str, key: str, known: Iterable[str], atlas: Atlas) -> BadInput:
+    """Say that a result is not there, with the nearest name and the fit that makes it."""
+    model = next((name for name in _RESULTS if name in key), None)
+    mend = f"fit it first: atlasnmf fit {model} {atlas.path or 'STORE'}" if model else "fit a model first"
+    return BadInput(f"{no_such(kind, key, sorted(known), atlas.name)}; {mend}")
 
 
 def record_of(source: Any, key: str, mend: str) -> Mapping[str, Any]:
@@ -54,7 +57,7 @@ def coefficients_of(source: Any, key: str) -> tuple[np.ndarray, np.ndarray]:
             if key + suffix in table.keys("varm"):
                 return np.asarray(table.var_names()).astype(str), np.asarray(table.varm(key + suffix))
     known = sorted({name for table in atlas.tables for name in table.keys("varm")})
-    raise BadInput(f"{no_such('varm key', f'{key}_coefficients', known, atlas.name)}; fit a model first")
+    raise no_result("varm key", f"{key}_coefficients", known, atlas)
 
 
 def unit_of(atlas: Atlas) -> str:

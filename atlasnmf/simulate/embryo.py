@@ -253,6 +253,13 @@ def simulate_embryo(
     -----
     Counts go to disk block by block, so that memory does not depend on their number; names and domains of one
     slice at a time are held, about 250 bytes a spot.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> store = an.simulate_embryo("made.zarr", n_spots=500, n_slices=2, n_genes=60, n_factors=4)
+    >>> an.open_atlas(store)
+    Atlas(made.zarr: 500 spots, 2 slices: slice_1 (167), slice_2 (333))
     """
     from atlasnmf.store.writer import create_store
 

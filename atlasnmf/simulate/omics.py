@@ -427,6 +427,13 @@ def simulate_omics(
     -----
     The two slices hold different spots of the same tissue, each with its own noise around its place's mean,
     as neighbouring sections do. O(molecules); about 400 bytes a spot beside a block of counts.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> store = an.simulate_omics("made.zarr", n_spots=300, n_genes=60, n_proteins=20, n_factors=4)
+    >>> [slice.name for slice in an.open_atlas(store).slices]
+    ['protein', 'rna']
     """
     from atlasnmf.store.writer import create_store
 

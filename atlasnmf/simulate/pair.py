@@ -256,6 +256,13 @@ def simulate_pair(
     ------
     BadOption
         The sizes do not go together, or the store exists.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> store = an.simulate_pair("made.zarr", n_cells=400, n_genes=60, n_panel=20, grid=4, n_types=3)
+    >>> [len(table.var_names()) for table in an.open_atlas(store, tables=["xenium", "visium"]).tables]
+    [20, 60]
     """
     from atlasnmf.store.writer import create_store
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-__all__ = ["Atlas", "SliceInfo", "open_atlas"]
+__all__ = ["Atlas", "SliceInfo", "open_atlas", "opened", "result_tables"]
 
 
 def open_atlas(
@@ -61,6 +61,14 @@ def open_atlas(
         The store is missing or not a SpatialData store, or a slice has no spots.
     BadOption
         There is no such table, slice key or layer.
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> an.open_atlas("embryo.zarr")
+    Atlas(embryo.zarr: 600 spots, 2 slices: slice_1 (200), slice_2 (400))
+    >>> an.open_atlas("embryo.zarr", slices=["slice_2"]).n_spots
+    400
     """
     wanted = [tables] if isinstance(tables, str) else None if tables is None else list(tables)
     path: Path | None = None
@@ -110,6 +118,19 @@ def open_atlas(
     return opened([handle for handle in handles if handle.name in kept], only=named, alone=atlas.alone)
 
 
+def opened(source: Atlas | SpatialData | AnnData | str | Path) -> Atlas:
+    """Take an atlas as it is, and open what else can be opened, as it stands."""
+    return source if isinstance(source, Atlas) else open_atlas(source)
+
+
+def result_tables(atlas: Atlas) -> list[str]:
+    """Return the names of the tables that fits and analyses wrote, which are no slices."""
+    if atlas.path is not None:
+        return [name for name, is_result in _table_names(atlas.path).items() if is_result]
+    tables = getattr(atlas.source, "tables", {})
+    return sorted((name for name in tables if RESULT_MARK in tables[name].uns), key=natural_key)
+
+
 def _named_slices(wanted: Sequence[str], atlas: Atlas) -> tuple[str, ...]:
     known = [info.name for info in atlas.slices]
     for name in wanted:
@@ -123,7 +144,8 @@ def _named_slices(wanted: Sequence[str], atlas: Atlas) -> tuple[str, ...]:
 def _require_store(path: Path) -> None:
     if not path.exists():
         near = path.parent.glob("*.zarr") if path.parent.is_dir() else []
-        raise BadInput(no_such("store", path.name, [store.name for store in near], str(path.parent)))
+        known = sorted((store.name for store in near), key=natural_key)
+        raise BadInput(no_such("store", path.name, known, str(path.parent)))
     if path.suffix == ".h5ad":
         raise BadInput(
             f"{path} is an h5ad file; make a store of it: atlasnmf ingest {path} --out {path.stem}.zarr"

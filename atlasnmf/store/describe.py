@@ -9,6 +9,7 @@ from typing import Any
 
 from atlasnmf.budget import format_bytes
 from atlasnmf.errors import AtlasError
+from atlasnmf.store.atlas import result_tables
 from atlasnmf.store.handle import Atlas
 from atlasnmf.store.slices import SliceInfo
 from atlasnmf.store.tables import TableHandle
@@ -60,6 +61,8 @@ class Description:
         Decoded size of the counts.
     results
         Keys of our results by table: ``{table: {key: {group: [keys]}}}``.
+    tables
+        Tables that fits and analyses wrote, such as matches.
     stages
         Stages of the working copy, in order.
     interrupted
@@ -78,6 +81,7 @@ class Description:
     counts_bytes: int
     results: dict[str, dict[str, dict[str, list[str]]]]
     slice_key: str | None = None
+    tables: tuple[str, ...] = ()
     stages: tuple[StageInfo, ...] = ()
     interrupted: str | None = None
     working_path: Path | None = None
@@ -96,6 +100,7 @@ class Description:
             "coordinates": self.coordinates,
             "counts_bytes": self.counts_bytes,
             "results": self.results,
+            "tables": list(self.tables),
             "stages": [vars(stage) for stage in self.stages],
             "interrupted": self.interrupted,
             "working_copy": str(self.working_path) if self.working_path else None,
@@ -143,6 +148,7 @@ class Description:
             own = {table: text or "uns only" for (table, name), text in said.items() if name == key}
             for text, names in _grouped(own, lambda _, text: text).items():
                 lines.append(f"  {key}: {text}{_tables(names)}")
+        lines += [f"  tables: {', '.join(self.tables)}"] * bool(self.tables)
         return [*lines, f"  look at them: atlasnmf report {self.name} -o report.html"]
 
     def _working_lines(self) -> list[str]:
@@ -223,6 +229,7 @@ def describe(atlas: Atlas, work_dir: Path | str | None = None) -> Description:
         counts_bytes=sum(table.counts.nbytes for table in atlas.tables),
         results={name: found for name, found in results.items() if found},
         slice_key=atlas.slice_key,
+        tables=tuple(result_tables(atlas)),
         stages=stages,
         interrupted=interrupted,
         working_path=working.path if working else None,

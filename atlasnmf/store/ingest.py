@@ -57,6 +57,19 @@ def ingest(
     -----
     X, layers, obsm, obs, var, varm and uns are kept; CSC becomes CSR; ``raw``, obsp and varp are left out.
     Memory: one block of 32 MB, obs and var.
+
+    Examples
+    --------
+    >>> import anndata
+    >>> import numpy as np
+    >>> import atlasnmf as an
+    >>> counts = np.random.default_rng(0).poisson(1.0, (9, 4)).astype(np.float32)
+    >>> slice_a = anndata.AnnData(counts, obsm={"spatial": np.indices((3, 3)).reshape(2, 9).T})
+    >>> slice_a.write_h5ad("slice_a.h5ad")
+    >>> an.ingest(["slice_a.h5ad"], "atlas.zarr")
+    PosixPath('atlas.zarr')
+    >>> an.open_atlas("atlas.zarr")
+    Atlas(atlas.zarr: 9 spots, 1 slice: slice_a (9))
     """
     sources = [Path(file) for file in files]
     if not sources:

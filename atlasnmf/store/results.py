@@ -72,16 +72,17 @@ def refuse_existing(
             there = set(table.obs_columns() if group == "obs" else table.keys(group))
             for name in keys[group]:
                 if name in there:
-                    raise BadOption(
-                        f"table {table.name!r} has {group}[{name!r}] already; "
-                        "replace it with --overwrite or name the results with --key-added"
-                    )
+                    raise _already(f"table {table.name!r} has {group}[{name!r}]")
     for name in keys["tables"]:
         if atlas.has_table(name):
-            raise BadOption(
-                f"{atlas.name} has a table {name!r} already; "
-                "replace it with --overwrite or name the results with --key-added"
-            )
+            raise _already(f"{atlas.name} has a table {name!r}")
+
+
+def _already(what: str) -> BadOption:
+    return BadOption(
+        f"{what} already; replace it with --overwrite or name the results with --key-added "
+        "(in Python overwrite=True, key_added)"
+    )
 
 
 @dataclass(frozen=True)
@@ -324,10 +325,7 @@ class ResultWriter:
             raise BadOption(f"{group} key {key!r} is no name SpatialData accepts; take {safe_name(key)!r}")
         there = table.obs_columns() if group == "obs" else table.keys(group)
         if key in there and not self.overwrite:
-            raise BadOption(
-                f"table {table.name!r} has {group}[{key!r}] already; "
-                "replace it with --overwrite or name the results with --key-added"
-            )
+            raise _already(f"table {table.name!r} has {group}[{key!r}]")
         self._written.setdefault(table.name, {}).setdefault(group, []).append(key)
 
     def _finish(self) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
+import importlib
 import inspect
 import re
 from pathlib import Path
 
 import pytest
+from example_stores import STORES
 
 import atlasnmf as an
 
@@ -33,7 +36,7 @@ NAMES = sorted(set(_public()))
 def _thing(name):
     found = an
     for part in name.split("."):
-        found = getattr(found, part)
+        found = getattr(found, part, None) or importlib.import_module(f"{found.__name__}.{part}")
     return found
 
 
@@ -46,16 +49,30 @@ def test_it_is_on_the_page(name):
     assert re.search(rf"^   {re.escape(name)}$", PAGE, re.M), f"add {name} to docs/api.md"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_has_words_and_an_example_or_a_page_that_uses_it(name):
+def _examples(thing, name):
+    (found,) = doctest.DocTestFinder(recurse=False).find(thing, name, globs={})
+    return found.examples
+
+
+@pytest.mark.parametrize("name", [*NAMES, "plots.report.write_report", "seeds.rng_for"])
+def test_it_has_words_and_an_example_of_its_own(name):
     thing = _thing(name)
     if not callable(thing) or dataclasses.is_dataclass(thing):
         pytest.skip("a constant, or what a function returns")
-    text = inspect.getdoc(thing) or ""
-    assert len(text) > 20
-    if ">>>" in text:
-        return
-    call = re.compile(rf"\b(?:an\.)?{re.escape(name)}\(")
-    pages = [*ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/tutorials/*.py"), ROOT / "README.md"]
-    used = [page for page in pages if "_build" not in page.parts and "generated" not in page.parts]
-    assert any(call.search(page.read_text()) for page in used), f"{name} has no example and no page uses it"
+    assert len(inspect.getdoc(thing) or "") > 20
+    examples = _examples(thing, name)
+    assert examples, f"give {name} an example; the stores it may open are in tests/docs/example_stores.py"
+    assert not any(example.options.get(doctest.SKIP) for example in examples), f"{name} skips its example"
+    call = re.compile(rf"\b{name.split('.')[-1]}\(")
+    assert any(call.search(example.source) for example in examples), f"the example of {name} calls it nowhere"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name in an.estimators.class_names()])
+def test_examples_of_classes_made_on_demand_run(name):
+    (found,) = doctest.DocTestFinder(recurse=False).find(_thing(name), name, globs={})
+    assert doctest.DocTestRunner().run(found) == (0, len(found.examples))
+
+
+def test_the_page_makes_the_stores_of_examples():
+    assert set(STORES) == {"embryo.zarr", "brain.zarr", "pair.zarr", "sections.zarr"}
+    assert all(f"`{name}`" in PAGE for name in STORES)

@@ -28,7 +28,7 @@ def test_the_history_of_a_stored_result(an_atlas):
     (axis,) = plots.history(an_atlas(), "inspire")
     assert axis.get_title() == "loss"
     assert axis.get_xlabel() == "step"
-    with pytest.raises(BadInput, match="no history of 'stanmf'"):
+    with pytest.raises(BadInput, match="no result with a history 'stanmf'"):
         plots.history(an_atlas(), "stanmf")
 
 

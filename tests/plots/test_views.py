@@ -128,7 +128,7 @@ def test_a_gene_measured_and_denoised(clouds):
     np.testing.assert_allclose(np.sort(axes[3, 1].collections[-1].get_array()), np.sort(made[90:]), rtol=1e-5)
     with pytest.raises(BadInput, match="did you mean 'Pax6'"):
         pl.genes(clouds, "Pax7")
-    with pytest.raises(BadInput, match="fit a model first"):
+    with pytest.raises(BadInput, match="fit it first: atlasnmf fit stanmf"):
         pl.genes(clouds, "Pax6", denoised="stanmf")
 
 

@@ -46,6 +46,11 @@ def test_what_differs_is_said_of_each():
     assert "siid: obsm['siid_proportions']  (slice_2)" in text
 
 
+def test_tables_of_results_are_named():
+    assert "  tables: spatialfuser_matches" in _description(tables=("spatialfuser_matches",)).lines()
+    assert not any(line.startswith("  tables:") for line in _description().lines())
+
+
 def test_a_bare_store_says_what_to_do():
     lines = _description(results={}).lines()
     assert "no results" in lines

@@ -65,7 +65,8 @@ def write_report(
 
     Examples
     --------
-    >>> write_report("embryo.zarr", "report.html")  # doctest: +SKIP
+    >>> from atlasnmf.plots.report import write_report
+    >>> write_report("embryo.zarr", "report.html")
     PosixPath('report.html')
     """
     from atlasnmf.plots.stored import unit_of

@@ -1,0 +1,40 @@
+"""What is not there is said with what makes it, and the store stays as it was."""
+
+from __future__ import annotations
+
+import pytest
+
+import atlasnmf as an
+from atlasnmf.errors import BadInput, BadOption
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda store: an.tl.markers(store), r"no result 'stanmf' in .*; fit it first: atlasnmf fit stanmf"),
+        (lambda store: an.tl.factor_genes(store, "inspyre"), "did you mean 'inspire'"),
+        (lambda store: an.tl.proportions(store), "no obs column 'domains' .* atlasnmf.tl.domains"),
+        (lambda store: an.tl.domains(store, "X_spatialfuser"), "atlasnmf fit spatialfuser"),
+        (lambda store: an.tl.match_summary(store), "atlasnmf fit spatialfuser"),
+        (lambda store: an.pl.factors(store, "stanmf"), "atlasnmf fit stanmf"),
+        (lambda store: an.pl.history(store, "stanmf"), "atlasnmf fit stanmf"),
+        (lambda store: an.load_fit(str(store)), "no finished fit .* atlasnmf fit inspire"),
+    ],
+)
+def test_missing_results_name_the_fit(untouched, call, said):
+    with pytest.raises(BadInput, match=said):
+        call(untouched)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda store: an.load_fit(str(store), "inspyre"), "no model named 'inspyre'"),
+        (lambda store: an.tl.domains(store, n_domains=0), "one domain or more"),
+        (lambda store: an.StaNMF(replicate=3), "did you mean --replicates"),
+        (lambda store: an.open_atlas(store, slices=["slize_1"]), "did you mean 'slice_1'"),
+    ],
+)
+def test_names_that_are_none_suggest_the_nearest(untouched, call, said):
+    with pytest.raises(BadOption, match=said):
+        call(untouched)
