@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,11 +108,11 @@ class Pass:
         combine
             ``combine(left, right) -> part``; may overwrite ``left``.
         rows
-            What the model keeps of every spot, first axis ``n_rows``: a tile sees its own run and returns
-            the run that takes its place, in this array. Or a tuple of such arrays: ``chunk`` gets one after
-            the other, and ``new`` is a tuple.
+            What the model keeps of every spot, first axis ``n_rows``, or of those of this pass alone, first
+            axis ``n_read``: a tile sees its own run and returns the run that takes its place, in this array.
+            Or a tuple of such arrays: ``chunk`` gets one after the other, and ``new`` is a tuple.
         beside
-            More arrays of ``n_rows`` rows, of which a tile sees its own runs.
+            More such arrays, of which a tile sees its own runs.
 
         Returns
         -------
@@ -135,7 +136,8 @@ class Pass:
         chunk
             ``chunk(own, *beside) -> (part, new)`` of the runs of a tile.
         rows, beside
-            Arrays of ``n_rows`` rows; ``rows`` is overwritten with what the chunks return as ``new``.
+            Arrays of ``n_rows`` or ``n_read`` rows; ``rows`` is overwritten with what the chunks return as
+            ``new``.
         combine
             As in :meth:`reduce`.
         """
@@ -149,17 +151,26 @@ class Pass:
         beside: tuple[np.ndarray, ...],
     ) -> Any:
         own = () if rows is None else rows if isinstance(rows, tuple) else (rows,)
-        kept = (*own, *beside)
-        items = [_Item(tile, tuple(array[tile.start : tile.stop] for array in kept)) for tile in self.tiles]
+        places = self._places()
+        runs = [[array[place] for place in places[len(array)]] for array in (*own, *beside)]
+        items = [_Item(tile, tuple(of_tile)) for tile, *of_tile in zip(self.tiles, *runs, strict=True)]
         total: Any = None
         stream = stream_tiles(task, items, client=self._client, n_workers=self._n_workers)
-        for index, (tile, part) in enumerate(zip(self.tiles, stream, strict=True)):
+        for index, part in enumerate(stream):
             if rows is not None:
                 part, new = part
                 for array, run in zip(own, new if isinstance(rows, tuple) else (new,), strict=True):
-                    array[tile.start : tile.stop] = run
+                    array[places[len(array)][index]] = run
             total = part if index == 0 else combine(total, part)
         return total
+
+    def _places(self) -> dict[int, list[slice]]:
+        """Return the run of every tile in arrays of so many rows: those of this pass, or all."""
+        ends = np.cumsum([tile.stop - tile.start for tile in self.tiles]).tolist()
+        return {
+            self.n_read: [slice(start, stop) for start, stop in pairwise([0, *ends])],
+            self.n_rows: [slice(tile.start, tile.stop) for tile in self.tiles],
+        }
 
 
 def _read_and_contract(source: SpotSource, chunk: Callable[..., Any], item: _Item) -> Any:

@@ -54,6 +54,8 @@ def test_products(side, random_csr, p, dtype, data_dtype):
     product = side.products.csr_dot(indptr, indices, data, right)
     assert product.dtype == dtype
     np.testing.assert_allclose(product, dense @ right, **tolerance)
+    added = side.products.csr_dot(indptr, indices, data, right, out=np.ones_like(product))
+    np.testing.assert_allclose(added, 1 + dense @ right, **tolerance)
     transposed = side.products.csr_t_dot(indptr, indices, data, left, 60)
     assert transposed.dtype == np.float64
     np.testing.assert_allclose(transposed, dense.T @ left.astype(float), rtol=1e-10, atol=1e-10)
@@ -66,6 +68,8 @@ def test_products_refuse(side, random_csr):
     indptr, indices, data, _ = random_csr(10, 6, 0.3, 0)
     with pytest.raises(ValueError, match="float32 or float64"):
         side.products.csr_dot(indptr, indices, data, np.ones((6, 2), dtype=int))
+    with pytest.raises(ValueError, match="cannot be added"):
+        side.products.csr_dot(indptr, indices, data, np.ones((6, 2)), out=np.zeros((9, 2)))
     with pytest.raises(ValueError, match="as many dense rows"):
         side.products.csr_t_dot(indptr, indices, data, np.ones((9, 2)), 6)
 

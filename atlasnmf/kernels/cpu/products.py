@@ -14,7 +14,14 @@ _WIDE = 128
 _BLOCK_ROWS = 512
 
 
-def csr_dot(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, dense: np.ndarray) -> np.ndarray:
+def csr_dot(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    data: np.ndarray,
+    dense: np.ndarray,
+    *,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Multiply CSR rows with a dense matrix.
 
     Parameters
@@ -23,6 +30,8 @@ def csr_dot(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, dense: np
         CSR parts, n rows, G columns; any integer indices, any real data.
     dense
         float32 or float64, shape (G, p).
+    out
+        Add the product to this array, of the type of ``dense`` and shape (n, p), instead of making one.
 
     Returns
     -------
@@ -36,8 +45,12 @@ def csr_dot(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, dense: np
     once for four rows of ``dense``.
     """
     table = _floating(dense)
-    out = np.empty((len(indptr) - 1, table.shape[1]), dtype=table.dtype)
-    _dot(indptr, indices, data, table, out, True)
+    fresh = out is None
+    if out is None:
+        out = np.empty((len(indptr) - 1, table.shape[1]), dtype=table.dtype)
+    elif out.dtype != table.dtype or out.shape != (len(indptr) - 1, table.shape[1]):
+        raise ValueError(f"the product cannot be added to {out.dtype} of shape {out.shape}")
+    _dot(indptr, indices, data, table, out, fresh)
     return out
 
 

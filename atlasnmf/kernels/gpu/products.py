@@ -34,10 +34,16 @@ extern "C" __global__ void csr_dot(
 _NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 
-def csr_dot(indptr: Any, indices: Any, data: Any, dense: Any) -> Any:
+def csr_dot(indptr: Any, indices: Any, data: Any, dense: Any, *, out: Any = None) -> Any:
     """Multiply CSR rows with a dense matrix; see the CPU twin."""
     table = _floating(dense)
-    return _dot(indptr, indices, data, table, table.dtype)
+    product = _dot(indptr, indices, data, table, table.dtype)
+    if out is None:
+        return product
+    if out.dtype != product.dtype or out.shape != product.shape:
+        raise ValueError(f"the product cannot be added to {out.dtype} of shape {out.shape}")
+    out += product
+    return out
 
 
 def csr_t_dot(

@@ -1,24 +1,28 @@
 """Iterations on a sketch that stay on the path of the exact ones.
 
 X ~ S V' leaves out what X does outside the span of V, and gene draws turn A out of it. So some iterations
-read the data and note what the sketch missed, for the A and the D of that moment, the anchors:
+read the data and are noted, the anchors: A and D of that moment, X diag(w) A and X'D. With
 
-    R = X E,  E = (I - VV') diag(w) A          what the sketch misses of X diag(w) A
+    E = (I - VV') diag(w) A                    what the sketch does not see of diag(w) A
     P = X'D - V S'D                            what it misses of X'D
 
-The iterations in between write the missed part of the present A (and D) as a combination of the anchor's by
-least squares and add as much of what was noted:
+the iterations in between write the present E (and D) as a combination of the last two anchors' by least
+squares and add as much of what was noted:
 
-    X diag(w) A ~ S V'diag(w) A + R alpha,     X'D ~ V S'D + P beta.
+    X diag(w) A ~ S (V'diag(w) A - [V'diag(w) A]_noted alpha) + [X diag(w) A]_noted alpha,
+    X'D ~ V S'D + P_noted beta.
 
-They cost n·m·C and G·m·C instead of nnz·C, in memory, and an anchor makes them exact again. It also says how
-far off they were: the X diag(w) A they would have used beside the true one.
+Two anchors make that exact for fits that move in a straight line. An iteration costs n·m·C and G·m·C instead
+of nnz·C, in memory, and an anchor makes it exact again. It also says how far off they were: the
+X diag(w) A they would have used beside the true one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -39,8 +43,12 @@ from atlasnmf.schema import SliceBatch
 
 __all__ = ["Anchors", "Sketch", "anchor", "iterate_on_sketch"]
 
-#: Keeps the least squares of the anchors solvable where fits hardly leave the sketch.
+#: Keeps the least squares of the anchors solvable where fits hardly move, or hardly leave the sketch.
 _RIDGE = 1e-6
+#: Rows gone over together: what all steps of a fit touch stays in the nearer caches.
+_BLOCK_ROWS = 1024
+#: Rows of a tile that say how far off the sketch was.
+_CHECKED_ROWS = 512
 
 
 def _nothing() -> np.ndarray:
@@ -73,30 +81,99 @@ class Sketch:
 
 @dataclass
 class Anchors:
-    """What was noted at the last exact iteration, for all fits of a stack.
+    """What was noted at the last exact iterations, for all fits of a stack.
+
+    Of every quantity the last anchor's and, in ``steps``, the way back to the one before: a second anchor
+    would be nearly the same, and single precision could not tell them apart.
 
     Parameters
     ----------
-    missed, patterns
-        R and D by spot, shape (n, C) each.
+    products, product_steps
+        X diag(w) A of the spots that are learned from, shape (n, C).
+    patterns, pattern_steps
+        D of these spots, shape (n, C).
     genes, cross
-        E and P by gene, shape (G, C) each.
-    small
-        S'D, shape (m, C).
+        E and P, and their steps after them, shape (2G, C) each.
+    seen, small
+        V'diag(w) A and S'D, and their steps after them, shape (2m, C) each.
+    grams
+        Products of a fit's noted D and of its steps with each other, shape (2K, 2C) for the largest K.
     """
 
-    missed: np.ndarray = field(default_factory=_nothing)
+    products: np.ndarray = field(default_factory=_nothing)
+    product_steps: np.ndarray = field(default_factory=_nothing)
     patterns: np.ndarray = field(default_factory=_nothing)
+    pattern_steps: np.ndarray = field(default_factory=_nothing)
     genes: np.ndarray = field(default_factory=_nothing)
     cross: np.ndarray = field(default_factory=_nothing)
+    seen: np.ndarray = field(default_factory=_nothing)
     small: np.ndarray = field(default_factory=_nothing)
+    grams: np.ndarray = field(default_factory=_nothing)
 
     @classmethod
-    def room_for(cls, n_spots: int, n_genes: int, width: int, n_columns: int, dtype: Any) -> Anchors:
+    def room_for(cls, n_spots: int, n_genes: int, width: int, fits: Fits, dtype: Any) -> Anchors:
         """Make room for the anchors of a stack."""
-        spots, genes = (n_spots, n_columns), (n_genes, n_columns)
-        shapes = spots, spots, genes, genes, (width, n_columns)
-        return cls(*(np.zeros(shape, dtype=dtype) for shape in shapes))
+        rows = [n_spots] * 4 + [2 * n_genes] * 2 + [2 * width] * 2
+        room = cls(*(np.zeros((n_rows, fits.n_columns), dtype=dtype) for n_rows in rows))
+        room.grams = np.zeros((2 * max(fits.widths), 2 * fits.n_columns))
+        return room
+
+    @property
+    def of_spots(self) -> tuple[np.ndarray, ...]:
+        """What is noted by spot."""
+        return self.products, self.product_steps, self.patterns, self.pattern_steps
+
+
+def _noted(array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return what was noted of a fit by gene or direction: the last anchor's beside the steps, (., 2K)."""
+    return np.concatenate(np.split(array[:, start:stop], 2), axis=1)
+
+
+def _note(array: np.ndarray, columns: np.ndarray, new: np.ndarray) -> None:
+    """Put a new anchor by gene or direction in the place of the last, and the step back to it after it."""
+    array[len(new) :, columns] = array[: len(new), columns] - new
+    array[: len(new), columns] = new
+
+
+@dataclass(frozen=True)
+class _Foretold:
+    """How the present X diag(w) A is made of the sketch and the anchors.
+
+    Parameters
+    ----------
+    seen, missed
+        V'diag(w) A, shape (m, c), and E, shape (G, c).
+    turned
+        V'diag(w) A less the anchors' share, shape (m, c).
+    alphas
+        The combination of what was noted by fit, shape (2K, K).
+    """
+
+    seen: np.ndarray
+    missed: np.ndarray
+    turned: np.ndarray
+    alphas: list[np.ndarray]
+
+    @classmethod
+    def of(cls, task: Task, sketch: Sketch, anchors: Anchors) -> _Foretold:
+        """Take it from the genes' side alone."""
+        seen = sketch.basis.T @ task.weighted
+        missed = task.weighted - sketch.basis @ seen
+        turned, alphas = seen.copy(), []
+        for (a, b), place in zip(task.spans, task.places, strict=True):
+            before = _noted(anchors.genes, *place)
+            alpha = _solved(before.T @ before, before.T @ missed[:, a:b]).astype(seen.dtype)
+            turned[:, a:b] -= _noted(anchors.seen, *place) @ alpha
+            alphas.append(alpha)
+        return cls(seen, missed, turned, alphas)
+
+    def product(self, task: Task, sketch: np.ndarray, products: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Return X diag(w) A of some spots, (t, c), from their rows of the sketch and of the anchors."""
+        cross = sketch @ self.turned
+        for (a, b), (start, stop), alpha in zip(task.spans, task.places, self.alphas, strict=True):
+            cross[:, a:b] += products[:, start:stop] @ alpha[: b - a]
+            cross[:, a:b] += steps[:, start:stop] @ alpha[b - a :]
+        return cross
 
 
 def anchor(
@@ -110,38 +187,28 @@ def anchor(
     gene_squares: np.ndarray,
     at_work: Sequence[int],
 ) -> Iteration:
-    """Take one exact iteration, note what the sketch misses of it, and how well the last anchor foretold it.
+    """Take one exact iteration and note it, and how well the anchors before foretold it.
 
     See :func:`solver.iterate` for the parameters.
     """
     task = Task.of(fits, coefficients, at_work, transform.device)
-    seen, missed, alphas = _foretold(task, sketch, anchors)
+    foretold = _Foretold.of(task, sketch, anchors)
     beside = (sketch.rows, *(() if fits.spot_weights is None else (fits.spot_weights,)))
-    chunk = _OnBoth(transform, task, seen, alphas)
-    rows = (patterns, anchors.missed, anchors.patterns)
-    sums, (small, errors) = unit.reduce(chunk, rows=rows, beside=beside)
-    cross, small = sums.cross.astype(coefficients.dtype), small.astype(coefficients.dtype)
-    anchors.genes[:, task.columns] = missed
-    anchors.cross[:, task.columns] = cross - sketch.basis @ small
-    anchors.small[:, task.columns] = small
+    rows = (patterns, *anchors.of_spots)
+    sums, (overlaps, errors) = unit.reduce(_OnBoth(transform, task, foretold), rows=rows, beside=beside)
+    cross = sums.cross.astype(coefficients.dtype)
+    small = sketch.basis.T @ cross  # V'X'D is S'D
+    _note(anchors.genes, task.columns, foretold.missed)
+    _note(anchors.seen, task.columns, foretold.seen)
+    _note(anchors.cross, task.columns, cross - sketch.basis @ small)
+    _note(anchors.small, task.columns, small)
+    for (start, stop), overlap in zip(task.places, overlaps, strict=True):
+        anchors.grams[: len(overlap), 2 * start : 2 * stop] = overlap
     swept, violation = sweep_genes(fits, task, coefficients, cross, sums)
     losses = losses_of(fits, task, swept, cross, sums.grams, gene_squares)
     wide = np.zeros(fits.n_fits)
     wide[task.fits] = np.sqrt(errors[0] / np.maximum(errors[1], np.finfo(np.float64).tiny))
     return Iteration(swept, violation, losses, wide)
-
-
-def _foretold(
-    task: Task, sketch: Sketch, anchors: Anchors
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Return V'diag(w) A, what the sketch misses of diag(w) A, and its combination of the anchor's."""
-    seen = sketch.basis.T @ task.weighted
-    missed = task.weighted - sketch.basis @ seen
-    alphas = [
-        _combination(anchors.genes[:, start:stop], missed[:, a:b])
-        for (start, stop), (a, b) in zip(task.places, task.spans, strict=True)
-    ]
-    return seen, missed, alphas
 
 
 def iterate_on_sketch(
@@ -156,73 +223,73 @@ def iterate_on_sketch(
 ) -> Iteration:
     """Take one iteration without reading the data; its losses are not known."""
     task = Task.of(fits, coefficients, at_work, device)
-    seen, _, alphas = _foretold(task, sketch, anchors)
-    chunk = _OnSketch(task, seen, alphas)
-    beside = (sketch.rows, anchors.missed, anchors.patterns)
+    beside = (sketch.rows, *anchors.of_spots)
     beside = (*beside, *(() if fits.spot_weights is None else (fits.spot_weights,)))
+    chunk = _OnSketch(task, _Foretold.of(task, sketch, anchors))
     sums, overlaps = unit.sweep(chunk, patterns, *beside)
-    small = sums.cross.astype(coefficients.dtype)
-    cross = sketch.basis @ small
-    for at, ((start, stop), (a, b)) in enumerate(zip(task.places, task.spans, strict=True)):
-        before = anchors.small[:, start:stop].astype(np.float64)
+    cross = sketch.basis @ sums.cross.astype(coefficients.dtype)
+    for (a, b), (start, stop), overlap in zip(task.spans, task.places, overlaps, strict=True):
+        before = _noted(anchors.small, start, stop).astype(np.float64)
         inside = before.T @ sketch.inverse
-        own, other = overlaps[at][0] - inside @ before, overlaps[at][1] - inside @ sums.cross[:, a:b]
-        beta = _solved(own, other).astype(coefficients.dtype)
-        cross[:, a:b] += anchors.cross[:, start:stop] @ beta
+        own = anchors.grams[: len(inside), 2 * start : 2 * stop] - inside @ before
+        beta = _solved(own, overlap - inside @ sums.cross[:, a:b]).astype(coefficients.dtype)
+        cross[:, a:b] += _noted(anchors.cross, start, stop) @ beta
     swept, violation = sweep_genes(fits, task, coefficients, cross, sums)
     return Iteration(swept, violation, np.full(fits.n_fits, np.nan))
 
 
-def _combination(anchor: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Return the combination of the anchor's columns that is nearest the present ones."""
-    found = _solved((anchor.T @ anchor).astype(np.float64), (anchor.T @ present).astype(np.float64))
-    return found.astype(present.dtype)
-
-
 def _solved(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
-    ridge = _RIDGE * np.trace(gram) / len(gram) + np.finfo(np.float64).tiny
-    return np.linalg.solve(gram + ridge * np.eye(len(gram)), cross)
-
-
-def _cross_on_sketch(
-    task: Task, sketch: np.ndarray, seen: np.ndarray, missed: np.ndarray, alphas: list[np.ndarray]
-) -> np.ndarray:
-    """Return S V'diag(w) A + R alpha of a tile."""
-    cross = sketch @ seen
-    for (a, b), (start, stop), alpha in zip(task.spans, task.places, alphas, strict=True):
-        cross[:, a:b] += missed[:, start:stop] @ alpha
-    return cross
+    """Return gram^-1 cross, columns scaled alike first; columns of zeros take no part."""
+    scale = np.sqrt(np.maximum(np.diag(gram), 0).astype(np.float64))
+    scale = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+    scaled = gram * scale[:, None] * scale + _RIDGE * np.eye(len(gram))
+    return scale[:, None] * np.linalg.solve(scaled, scale[:, None] * cross)
 
 
 @dataclass(frozen=True)
 class _OnBoth:
-    """One tile of an exact iteration, what the sketch misses of it, and how far off the last anchor is."""
+    """One tile of an exact iteration that is noted, and how far off the anchors before are."""
 
     transform: Transform
     task: Task
-    seen: np.ndarray
-    alphas: list[np.ndarray]
+    foretold: _Foretold
 
     def __call__(
         self,
         batch: SliceBatch,
         own: np.ndarray,
-        missed: np.ndarray,
+        products: np.ndarray,
+        product_steps: np.ndarray,
         anchored: np.ndarray,
+        pattern_steps: np.ndarray,
         sketch: np.ndarray,
         draws: np.ndarray | None = None,
-    ) -> tuple[tuple[Sums, Any], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        values, columns = self.transform(batch), self.task.columns
-        cross = values.dot(self.task.weighted)
-        off = cross - _cross_on_sketch(self.task, sketch, self.seen, missed, self.alphas)
-        errors = np.array([self._squares(off), self._squares(cross)])
-        kept, patterns, violation = sweep_spots(self.task, cross, own)
-        left, grams = spot_sums(self.task, patterns, draws)
-        missed, anchored = missed.copy(), anchored.copy()
-        missed[:, columns] = cross - sketch @ self.seen
-        anchored[:, columns] = left
+    ) -> tuple[tuple[Sums, Any], tuple[np.ndarray, ...]]:
+        task, values = self.task, self.transform(batch)
+        cross = values.dot(task.weighted)
+        some = slice(_CHECKED_ROWS)
+        off = cross[some] - self.foretold.product(task, sketch[some], products[some], product_steps[some])
+        errors = np.array([self._squares(off), self._squares(cross[some])])
+        kept, patterns, violation = sweep_spots(task, cross, own)
+        left, grams = spot_sums(task, patterns, draws)
         sums = Sums(values.t_dot(left).astype(np.float64), grams, violation)
-        return (sums, ((sketch.T @ left).astype(np.float64), errors)), (kept, missed, anchored)
+        product, pattern = self._wide(cross, products), self._wide(left, anchored)
+        new = kept, product, products - product, pattern, anchored - pattern
+        return (sums, (tuple(self._overlaps(pattern, new[-1])), errors)), new
+
+    def _wide(self, columns: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Put the columns of the fits at work in their places among all."""
+        if columns.shape[1] == before.shape[1]:
+            return columns
+        wide = before.copy()
+        wide[:, self.task.columns] = columns
+        return wide
+
+    def _overlaps(self, patterns: np.ndarray, steps: np.ndarray) -> Iterator[np.ndarray]:
+        for start, stop in self.task.places:
+            new, step = patterns[:, start:stop], steps[:, start:stop]
+            between = new.T @ step
+            yield np.block([[new.T @ new, between], [between.T, step.T @ step]]).astype(np.float64)
 
     def _squares(self, values: np.ndarray) -> list[float]:
         return [float(np.vdot(values[:, a:b], values[:, a:b])) for a, b in self.task.spans]
@@ -233,24 +300,34 @@ class _OnSketch:
     """One tile of an iteration on the sketch."""
 
     task: Task
-    seen: np.ndarray
-    alphas: list[np.ndarray]
+    foretold: _Foretold
 
     def __call__(
+        self, own: np.ndarray, sketch: np.ndarray, *noted: np.ndarray
+    ) -> tuple[tuple[Sums, Any], np.ndarray]:
+        kept, parts = np.empty_like(own), []
+        for start in range(0, len(own), _BLOCK_ROWS):
+            rows = slice(start, start + _BLOCK_ROWS)
+            part, kept[rows] = self._block(own[rows], sketch[rows], *(array[rows] for array in noted))
+            parts.append(part)
+        sums = reduce(operator.add, (each for each, _ in parts))
+        return (sums, tuple(map(sum, zip(*(each for _, each in parts), strict=True)))), kept
+
+    def _block(
         self,
         own: np.ndarray,
         sketch: np.ndarray,
-        missed: np.ndarray,
+        products: np.ndarray,
+        product_steps: np.ndarray,
         anchored: np.ndarray,
+        pattern_steps: np.ndarray,
         draws: np.ndarray | None = None,
     ) -> tuple[tuple[Sums, Any], np.ndarray]:
-        cross = _cross_on_sketch(self.task, sketch, self.seen, missed, self.alphas)
-        kept, patterns, violation = sweep_spots(self.task, cross, own)
-        left, grams = spot_sums(self.task, patterns, draws)
-        overlaps = []
-        for (a, b), (start, stop) in zip(self.task.spans, self.task.places, strict=True):
-            before = anchored[:, start:stop]
-            overlaps.append(
-                ((before.T @ before).astype(np.float64), (before.T @ left[:, a:b]).astype(np.float64))
-            )
+        task, overlaps = self.task, []
+        cross = self.foretold.product(task, sketch, products, product_steps)
+        kept, patterns, violation = sweep_spots(task, cross, own)
+        left, grams = spot_sums(task, patterns, draws)
+        for (a, b), (start, stop) in zip(task.spans, task.places, strict=True):
+            noted = anchored[:, start:stop], pattern_steps[:, start:stop]
+            overlaps.append(np.concatenate([each.T @ left[:, a:b] for each in noted]).astype(np.float64))
         return (Sums((sketch.T @ left).astype(np.float64), grams, violation), tuple(overlaps)), kept

@@ -16,8 +16,10 @@ _SHARE = 0.75
 _LEAST_GAIN = 2.0
 #: Arrays of genes x columns that live at the same time: coefficients, weighted, swept, sums, and scratch.
 _GENE_ARRAYS = 8
-#: Arrays of spots x columns: patterns, and on the compressed path what the anchors note.
-_EXACT_SPOTS, _COMPRESSED_SPOTS = 1, 3
+#: Arrays of learned spots x columns that the anchors of the compressed path note.
+_NOTED_SPOTS = 4
+#: Bytes of a kept value: itself and its place, twice; or its share of a dense block that is filled this much.
+_PLACE_BYTES, _DENSE_FROM = 4, 0.3
 
 
 def settle(params: Params, *, n_spots: int, n_genes: int, nnz: float, array_bytes: int) -> tuple[Params, str]:
@@ -42,9 +44,9 @@ def settle(params: Params, *, n_spots: int, n_genes: int, nnz: float, array_byte
     room = int(_SHARE * array_bytes)
     sketch_pays = _sketch_gain(params, n_spots, n_genes, nnz) > _LEAST_GAIN
     for form in _forms(params, sketch_pays):
-        if step_bytes(form, n_spots=n_spots, n_genes=n_genes) <= room:
+        if step_bytes(form, n_spots=n_spots, n_genes=n_genes, nnz=nnz) <= room:
             break
-    return form, _reason(form, step_bytes(form, n_spots=n_spots, n_genes=n_genes), room)
+    return form, _reason(form, step_bytes(form, n_spots=n_spots, n_genes=n_genes, nnz=nnz), room)
 
 
 def _sketch_gain(params: Params, n_spots: int, n_genes: int, nnz: float) -> float:
@@ -68,8 +70,15 @@ def _forms(params: Params, sketch_pays: bool) -> list[Params]:
                 continue  # anchors are as large as the patterns
             chosen = {"path": path, "keep_patterns": keep, "sketch_width": sketch_width(params)}
             for together in _stacks(params, path):
-                forms.append(params.model_copy(update={**chosen, "ranks_together": together}))
-    return forms or [params.model_copy(update={"path": "exact", "keep_patterns": "recompute"})]
+                for values in _values(params):
+                    more = {"ranks_together": together, "keep_values": values}
+                    forms.append(params.model_copy(update={**chosen, **more}))
+    last = {"path": "exact", "keep_patterns": "recompute", "keep_values": _values(params)[-1]}
+    return forms or [params.model_copy(update=last)]
+
+
+def _values(params: Params) -> tuple[str, ...]:
+    return ("keep", "reread") if params.keep_values == "auto" else (params.keep_values,)
 
 
 def _stacks(params: Params, path: str) -> list[int]:
@@ -80,26 +89,29 @@ def _stacks(params: Params, path: str) -> list[int]:
     return list(range(len(params.ranks), 0, -1))
 
 
-def step_bytes(params: Params, *, n_spots: int, n_genes: int, **_: float) -> float:
+def step_bytes(params: Params, *, n_spots: int, n_genes: int, nnz: float = 0.0, **_: float) -> float:
     """Plan the memory that a study holds beside the rows it is given.
 
     Parameters
     ----------
     params
         Settled or not; open choices are taken as the largest form.
-    n_spots, n_genes
-        Shape of the data.
+    n_spots, n_genes, nnz
+        Shape of the data, and mean number of non-zeros of a spot.
     """
     item = 4 if params.precision == "single" else 8
     together = params.ranks_together or 1
     columns = sum(params.ranks[-together:]) * params.replicates
     last = params.ranks[-1]
-    arrays = _EXACT_SPOTS if params.path == "exact" else _COMPRESSED_SPOTS
-    kept = last if params.keep_patterns == "recompute" else columns * arrays
+    learned = min(params.learn_spots or n_spots, n_spots)
+    kept = last if params.keep_patterns == "recompute" else columns
+    noted = 0.0 if params.path == "exact" else columns * _NOTED_SPOTS * item
+    if params.keep_values != "reread":
+        noted += nnz * max(2 * (item + _PLACE_BYTES), item / _DENSE_FROM)
     per_spot = item * (sketch_width(params) + kept)
     if params.perturbation == "spots":
         per_spot += params.replicates * together
-    return n_spots * per_spot + n_genes * columns * item * _GENE_ARRAYS
+    return n_spots * per_spot + learned * noted + n_genes * columns * item * _GENE_ARRAYS
 
 
 def fit_flops(params: Params, *, n_spots: int, n_genes: int, nnz: float) -> float:

@@ -17,16 +17,16 @@ from atlasnmf.models.stanmf.instability import choose_rank, instability
 from atlasnmf.models.stanmf.params import Params, sketch_width
 from atlasnmf.models.stanmf.perturb import perturbed, random_start, whole, widened
 from atlasnmf.models.stanmf.solver import Fits, Iteration, compare, iterate
-from atlasnmf.models.stanmf.start import nndsvda, right_vectors, sharpen
-from atlasnmf.models.stanmf.values import Transform
+from atlasnmf.models.stanmf.start import first_right, n_sharpenings, nndsvda, sharpen, triplets
+from atlasnmf.models.stanmf.values import KeptValues, Transform
 from atlasnmf.schema import AtlasFacts, Result, SliceBatch
 
 __all__ = ["Model", "StaNmfMethod", "Study", "build"]
 
-#: A sketch whose products are off by more than this share is not used further for a stack (usual: .001).
+#: A sketch whose products are off by more than this share is not used until it is near again.
 _TRUSTED = 0.005
-#: Subspace iterations that sharpen the singular vectors a fit starts from.
-_SHARPENINGS = 4
+#: The share aimed at, and the most iterations from an anchor to the next.
+_AIM, _LARGEST_GAP = 0.0012, 24
 #: Iterations over all spots go on while one still lowers the loss of a fit by more than this share of it.
 _SETTLED = 5e-4
 #: Most of them, for each one asked for.
@@ -61,8 +61,10 @@ class Study:
         Right singular vectors on their way, shape (G, C').
     patterns, coefficients
         D (n, C) and A (G, C) of the stack.
-    missed, anchor_patterns, anchor_genes, anchor_cross, anchor_small
-        What the last exact iteration noted (:class:`anchored.Anchors`); empty on the exact path.
+    anchor_products .. anchor_grams
+        What the last exact iterations noted (:class:`anchored.Anchors`); empty on the exact path.
+    gap, next_anchor
+        Iterations from an anchor to the next, and the next one's number.
     first_violation, last_loss, off, n_iterations, at_work
         By fit of the stack, shape (F,); ``off`` is the largest error of the sketch that an anchor found.
     curve
@@ -76,6 +78,8 @@ class Study:
     turn: int = 0
     logged: bool = True
     rank: int = 0
+    gap: int = 1
+    next_anchor: int = 1
     curve: list[dict[str, Any]] = field(default_factory=list)
     basis: np.ndarray = field(default_factory=_nothing)
     sketch: np.ndarray = field(default_factory=_nothing)
@@ -86,11 +90,15 @@ class Study:
     right: np.ndarray = field(default_factory=_nothing)
     patterns: np.ndarray = field(default_factory=_nothing)
     coefficients: np.ndarray = field(default_factory=_nothing)
-    missed: np.ndarray = field(default_factory=_nothing)
+    anchor_products: np.ndarray = field(default_factory=_nothing)
+    anchor_product_steps: np.ndarray = field(default_factory=_nothing)
     anchor_patterns: np.ndarray = field(default_factory=_nothing)
+    anchor_pattern_steps: np.ndarray = field(default_factory=_nothing)
     anchor_genes: np.ndarray = field(default_factory=_nothing)
     anchor_cross: np.ndarray = field(default_factory=_nothing)
+    anchor_seen: np.ndarray = field(default_factory=_nothing)
     anchor_small: np.ndarray = field(default_factory=_nothing)
+    anchor_grams: np.ndarray = field(default_factory=_nothing)
     first_violation: np.ndarray = field(default_factory=_nothing)
     last_loss: np.ndarray = field(default_factory=_nothing)
     off: np.ndarray = field(default_factory=_nothing)
@@ -117,6 +125,7 @@ class StaNmfMethod:
         self.params, self.facts, self.seed, self.device = params, facts, seed, device
         self.dtype = np.dtype(np.float32 if params.precision == "single" else np.float64)
         self._fits: tuple[int, Fits] | None = None
+        self._kept = None if params.keep_values == "reread" else KeptValues()
 
     # -- the protocol of the loop ---------------------------------------------------------------------------
 
@@ -154,7 +163,7 @@ class StaNmfMethod:
     # -- phases ---------------------------------------------------------------------------------------------
 
     def _range(self, state: Study, unit: Pass) -> dict[str, float]:
-        moments, product = sketching.moments_and_range(unit, self._transform(state), state.basis)
+        moments, product = sketching.moments_and_range(unit, self._transform(state, unit), state.basis)
         if not moments.squares.any():
             raise BadInput("all values are zero: there is nothing to factorise")
         state.basis = sketching.widen(product)
@@ -165,7 +174,7 @@ class StaNmfMethod:
 
     def _project(self, state: Study, unit: Pass) -> dict[str, float]:
         state.sketch = np.empty((unit.n_rows, state.basis.shape[1]), dtype=self.dtype)
-        state.sketch_gram = sketching.project(unit, self._transform(state), state.basis, state.sketch)
+        state.sketch_gram = sketching.project(unit, self._transform(state, unit), state.basis, state.sketch)
         state.learned_gram = sketching.gram_of(self._learned(unit), state.sketch)
         state.enter("start")
         return {"explained": float(np.trace(state.sketch_gram) / state.gene_squares.sum())}
@@ -173,6 +182,7 @@ class StaNmfMethod:
     def _start(self, state: Study, unit: Pass) -> dict[str, float]:
         fits, before = self._fits_of(state, unit.n_rows), (state.patterns, state.coefficients)
         means, last = state.gene_sums / unit.n_rows, self._is_last(state)
+        learned = self._learned(unit)
         width = 0 if self.params.keep_patterns == "recompute" and not last else fits.n_columns
         state.patterns = np.empty((unit.n_rows, width), dtype=self.dtype)
         if self.params.warm_ranks and state.turn and not last:
@@ -180,8 +190,8 @@ class StaNmfMethod:
         elif self.params.perturbation == "seeds" and not last:
             state.coefficients = random_start(fits, self.seed, means, state.patterns)
         else:
-            state.right = right_vectors(state.basis, state.sketch_gram, fits)
-        self._make_room(state, unit.n_rows, fits.n_columns)
+            state.right = first_right(learned, self._transform(state, learned), fits, self.seed)
+        self._make_room(state, learned.n_read, fits)
         state.first_violation, state.last_loss = np.zeros(fits.n_fits), np.zeros(fits.n_fits)
         state.n_iterations, state.off = np.zeros(fits.n_fits, dtype=np.int64), np.zeros(fits.n_fits)
         state.at_work = np.ones(fits.n_fits, dtype=bool)
@@ -189,23 +199,21 @@ class StaNmfMethod:
         return {}
 
     def _sharpen(self, state: Study, unit: Pass) -> dict[str, float]:
-        fits, transform, learned = (
-            self._fits_of(state, unit.n_rows),
-            self._transform(state),
-            self._learned(unit),
-        )
-        state.right, found = sharpen(learned, transform, fits, state.right, state.basis.shape[1])
-        if state.passes >= _SHARPENINGS:
-            means, state.right = state.gene_sums / unit.n_rows, _nothing()
-            state.coefficients = nndsvda(learned, transform, fits, found, means, state.patterns)
-            state.enter("iterate")
+        fits, learned = self._fits_of(state, unit.n_rows), self._learned(unit)
+        transform = self._transform(state, learned)
+        if state.passes <= n_sharpenings(fits, learned.n_read, self.facts.n_genes):
+            state.right = sharpen(learned, transform, fits, state.right)
+            return {}
+        found = triplets(learned, transform, fits, state.right)
+        means, state.right = state.gene_sums / unit.n_rows, _nothing()
+        state.coefficients = nndsvda(learned, transform, fits, found, means, state.patterns)
+        state.enter("iterate")
         return {}
 
     def _iterate(self, state: Study, unit: Pass) -> dict[str, float]:
         learned = self._learned(unit)
         last = state.passes >= self.params.max_iterations
-        doubted = bool((state.off > _TRUSTED).any())
-        exact = self.params.path == "exact" or self._is_anchor(state.passes) or last or doubted
+        exact = self.params.path == "exact" or state.passes >= state.next_anchor or last
         working = np.flatnonzero(state.at_work)
         found = self._iteration(state, learned, working.tolist(), exact)
         state.coefficients = found.coefficients
@@ -214,6 +222,9 @@ class StaNmfMethod:
             state.last_loss[working] = found.losses[working]
         if found.off is not None and state.passes > self.params.exact_iterations:
             state.off[working] = np.maximum(state.off[working], found.off[working])
+            state.gap = _next_gap(state.gap, float(found.off[working].max()))
+        if exact and state.passes >= self.params.exact_iterations:
+            state.next_anchor = state.passes + state.gap
         if state.passes == 1:
             state.first_violation = found.violation
         # a fit ends on an exact iteration, so that its loss is its own
@@ -227,7 +238,7 @@ class StaNmfMethod:
         fits, before = self._fits_of(state, unit.n_rows), state.last_loss
         found = iterate(
             unit,
-            self._transform(state),
+            self._transform(state, unit),
             fits,
             state.coefficients,
             state.patterns,
@@ -267,15 +278,15 @@ class StaNmfMethod:
     # -- parts of phases ------------------------------------------------------------------------------------
 
     def _iteration(self, state: Study, unit: Pass, working: list[int], exact: bool) -> Iteration:
-        fits, transform = self._fits_of(state, unit.n_rows), self._transform(state)
+        fits, transform = self._fits_of(state, unit.n_rows), self._transform(state, unit)
         given = (fits, state.coefficients, state.patterns)
         squares = state.gene_squares * (unit.n_read / unit.n_rows)
         if self.params.path == "exact":
             return iterate(unit, transform, *given, squares, working)
+        if exact and state.passes + 1 < self.params.exact_iterations:
+            return iterate(unit, transform, *given, squares, working)
         sketch = Sketch.of(state.sketch, state.basis, state.learned_gram)
-        anchors = Anchors(
-            state.missed, state.anchor_patterns, state.anchor_genes, state.anchor_cross, state.anchor_small
-        )
+        anchors = Anchors(**{each.name: getattr(state, f"anchor_{each.name}") for each in fields(Anchors)})
         if exact:
             return anchor(unit, transform, sketch, anchors, *given, squares, working)
         return iterate_on_sketch(unit, sketch, anchors, *given, working, self.device)
@@ -284,25 +295,19 @@ class StaNmfMethod:
         """Return the pass over the spots that coefficients are learned from."""
         return unit.sampled(self.params.learn_spots or unit.n_rows)
 
-    def _is_anchor(self, iteration: int) -> bool:
-        """Say whether an iteration, counted from 1, reads the data."""
-        first, every = self.params.exact_iterations, self.params.anchor_every
-        return iteration <= first or (iteration - first) % every == 0
-
-    def _make_room(self, state: Study, n_spots: int, n_columns: int) -> None:
+    def _make_room(self, state: Study, n_spots: int, fits: Fits) -> None:
         """Make room for the anchors of a stack."""
+        state.gap, state.next_anchor = self.params.anchor_every, 1
         if self.params.path == "exact":
             return
-        shape = (n_spots, self.facts.n_genes, state.basis.shape[1], n_columns)
-        anchors = Anchors.room_for(*shape, self.dtype)
-        state.missed, state.anchor_patterns = anchors.missed, anchors.patterns
-        state.anchor_genes, state.anchor_cross = anchors.genes, anchors.cross
-        state.anchor_small = anchors.small
+        anchors = Anchors.room_for(n_spots, self.facts.n_genes, state.basis.shape[1], fits, self.dtype)
+        for each in fields(Anchors):
+            setattr(state, f"anchor_{each.name}", getattr(anchors, each.name))
 
     def _products(self, state: Study, unit: Pass, fits: Fits) -> np.ndarray:
         if self.params.perturbation == "spots":  # the spots differ: the genes are what can be compared
             return state.coefficients.T @ state.coefficients
-        return compare(unit, self._transform(state), fits, state.coefficients, state.patterns)
+        return compare(unit, self._transform(state, unit), fits, state.coefficients, state.patterns)
 
     def _entry(self, state: Study, own: slice, products: np.ndarray, rank: int) -> dict[str, Any]:
         losses = state.last_loss[own]
@@ -341,8 +346,11 @@ class StaNmfMethod:
             self._fits = (state.turn, fits)
         return self._fits[1]
 
-    def _transform(self, state: Study) -> Transform:
-        return Transform("log" if state.logged else "none", self.facts.target_sum, self.dtype, self.device)
+    def _transform(self, state: Study, unit: Pass) -> Transform:
+        """Return what is factorised in a pass; the values of the spots that are learned from are kept."""
+        given = "log" if state.logged else "none", self.facts.target_sum, self.dtype, self.device
+        learned = unit.n_read < unit.n_rows or unit.n_rows <= (self.params.learn_spots or unit.n_rows)
+        return Transform(*given, self._kept if learned else None)
 
 
 @dataclass(frozen=True)
@@ -407,6 +415,17 @@ _CURVE = {
     "iterations": "iterations",
     "sketch_error": "sketch_error",
 }
+
+
+def _next_gap(gap: int, off: float) -> int:
+    """Return the iterations to the next anchor: as many as keep the sketch about as far off as is aimed at.
+
+    The error of a step along a straight line grows with its square.
+    """
+    if off > _TRUSTED:
+        return 1
+    wanted = gap * np.sqrt(_AIM / max(off, np.finfo(np.float64).tiny))
+    return int(min(max(wanted, gap / 2, min(gap, 2)), max(gap * 1.5, 2), _LARGEST_GAP))
 
 
 def build(params: Params, facts: AtlasFacts, device: str, seed: int) -> Model:

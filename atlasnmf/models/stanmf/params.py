@@ -86,9 +86,14 @@ class Params(Options):
         1e-4, ge=0, description="A fit ends when its violation has shrunk to this share of the first."
     )
     exact_iterations: int = Field(
-        30, ge=1, description="First iterations of a fit that read the data on the compressed path."
+        12, ge=1, description="First iterations of a fit that read the data on the compressed path."
     )
-    anchor_every: int = Field(6, ge=1, description="Afterwards every so many iterations read the data.")
+    anchor_every: int = Field(
+        2,
+        ge=1,
+        description="Afterwards every so many iterations read the data, at first; the less the sketch is "
+        "found to be off, the fewer.",
+    )
     learn_spots: int = Field(
         65_536,
         ge=0,
@@ -109,6 +114,11 @@ class Params(Options):
         "auto",
         description="Keep the patterns of all fits of a rank between iterations, or find them anew from the "
         "coefficients; auto keeps them when they fit the memory budget.",
+    )
+    keep_values: Literal["auto", "keep", "reread"] = Field(
+        "auto",
+        description="Keep the transformed values of the spots that are learned from, or read them in every "
+        "pass; auto keeps them when they fit the memory budget beside the rest.",
     )
     transform: Literal["auto", "log", "none"] = Field(
         "auto",

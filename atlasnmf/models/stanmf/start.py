@@ -1,8 +1,9 @@
 """Where fits start: the non-negative parts of the leading singular vectors (NNDSVDa), or chance.
 
 Boutsidis & Gallopoulos 2008, in the variant that fills zeros with the mean, as scikit-learn's ``nndsvda``.
-The singular vectors of X diag(sqrt w) are first those of a sketch S = X V, from small products alone; drawn
-genes turn the leading directions out of the sketch, so subspace iterations on the data sharpen them.
+Its singular vectors are those of a randomised range finder (Halko, Martinsson & Tropp 2011, algorithm 4.4)
+with a fixed seed, which have not converged where singular values lie close: which optimum a fit ends in
+depends on them. So they are found here by the same iterations from the same directions, streamed.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from atlasnmf.models.stanmf.solver import Fits, spans_of
 from atlasnmf.models.stanmf.values import Transform
 from atlasnmf.schema import SliceBatch
 
-__all__ = ["Singular", "nndsvda", "right_vectors", "sharpen", "singular"]
+__all__ = ["Singular", "first_right", "n_sharpenings", "nndsvda", "sharpen", "singular", "triplets"]
 
 #: Smaller entries of the parts become zero before they are filled (scikit-learn's eps).
 _EPS = 1e-6
-#: Singular vectors beyond the rank that subspace iterations carry along.
-_OVERSAMPLED = 5
+#: Singular vectors beyond the rank that subspace iterations carry along (scikit-learn's ``n_oversamples``).
+_OVERSAMPLED = 10
+#: Its iterations, and those where the rank is at least a tenth of the smaller side.
+_ITERATIONS, _ITERATIONS_OF_MANY, _MANY = 7, 4, 0.1
 #: Smaller shares of the largest squared singular value are rounding errors.
 _NOISE = 1e-12
 
@@ -79,21 +82,60 @@ def _leading(squares: np.ndarray, vectors: np.ndarray, rank: int) -> tuple[np.nd
     return s, np.pad(vectors[:, lead], ((0, 0), (0, max(missing, 0))))
 
 
-def right_vectors(basis: np.ndarray, gram: np.ndarray, fits: Fits) -> np.ndarray:
-    """Return first right vectors of every fit, some more than its rank, side by side, float64, (G, C')."""
-    found = []
-    for weights, n_vectors in zip(fits.gene_weights.T, _widths(fits, basis.shape[1]), strict=True):
-        found.append(_orthonormal(singular(basis, gram, weights, n_vectors).genes, weights))
+def n_sharpenings(fits: Fits, n_spots: int, n_genes: int) -> int:
+    """Return the subspace iterations that scikit-learn's start takes."""
+    many = max(fits.widths) >= _MANY * min(n_spots, n_genes)
+    return _ITERATIONS_OF_MANY if many else _ITERATIONS
+
+
+def first_right(unit: Pass, transform: Transform, fits: Fits, seed: int) -> np.ndarray:
+    """Return the directions that every fit's subspace iterations start from, float64, shape (G, C').
+
+    Parameters
+    ----------
+    unit, transform
+        The pass, and what is factorised.
+    fits
+        The stack.
+    seed
+        scikit-learn's ``random_state``: every fit has the same normal numbers, one row a drawn gene; or one
+        row a spot where there are fewer spots than genes.
+
+    Returns
+    -------
+    right
+        Z with diag(w) Z the sums of the rows of every gene's draws; or Z = X'Omega.
+    """
+    n_genes, widths, found = len(fits.gene_weights), _widths(fits), []
+    if not _tall(unit, fits):
+        directions = {width: _normal(seed, unit.n_rows, width) for width in set(widths)}
+        side_by_side = np.concatenate(list(directions.values()), axis=1).astype(transform.dtype)
+        product = unit.reduce(_Back(transform), beside=(side_by_side,))
+        starts = dict(zip(directions, spans_of(list(directions)), strict=True))
+        return np.concatenate([product[:, slice(*starts[width])] for width in widths], axis=1)
+    for weights, width in zip(fits.gene_weights.T, widths, strict=True):
+        drawn = np.repeat(np.arange(n_genes), weights.astype(np.int64))
+        total = np.zeros((n_genes, width))
+        np.add.at(total, drawn, _normal(seed, len(drawn), width))
+        found.append(total / np.maximum(weights, 1)[:, None])
     return np.concatenate(found, axis=1)
 
 
-def _widths(fits: Fits, n_directions: int) -> list[int]:
-    return [min(width + _OVERSAMPLED, n_directions) for width in fits.widths]
+def _normal(seed: int, n_rows: int, width: int) -> np.ndarray:
+    # scikit-learn's generator, since its very numbers are what is repeated
+    return np.random.RandomState(seed % 2**32).normal(size=(n_rows, width))
 
 
-def sharpen(
-    unit: Pass, transform: Transform, fits: Fits, right: np.ndarray, n_directions: int
-) -> tuple[np.ndarray, list[Singular]]:
+def _tall(unit: Pass, fits: Fits) -> bool:
+    """Say whether there are at least as many spots as genes: scikit-learn works on the longer side."""
+    return unit.n_read >= len(fits.gene_weights)
+
+
+def _widths(fits: Fits) -> list[int]:
+    return [min(width + _OVERSAMPLED, len(fits.gene_weights)) for width in fits.widths]
+
+
+def sharpen(unit: Pass, transform: Transform, fits: Fits, right: np.ndarray) -> np.ndarray:
     """Take one subspace iteration of every fit on the data.
 
     Parameters
@@ -103,53 +145,95 @@ def sharpen(
     fits
         The stack.
     right
-        Right vectors Z with Z'diag(w)Z = I by fit, shape (G, C').
-    n_directions
-        Directions m of the sketch they came from.
+        Directions Z by fit, shape (G, C').
 
     Returns
     -------
     right
-        The next ones.
-    found
-        The triplets they hold by Rayleigh and Ritz, the rank's of every fit.
+        Columns that span those of X'X diag(w) Z, with Z'diag(w)Z = I by fit.
     """
-    spans = spans_of(_widths(fits, n_directions))
-    weighted = np.empty_like(right)
+    product, _ = _power(unit, transform, fits, right, back=True)
+    following = np.empty_like(right)
+    for fit, (a, b) in enumerate(spans_of(_widths(fits))):
+        weights = fits.gene_weights[:, fit]
+        # in the order of their sizes, so that single precision serves the small ones too
+        s, turn = _leading(*np.linalg.eigh(_product(product[:, a:b], weights)), b - a)
+        genes = product[:, a:b] @ (turn / s)
+        following[:, a:b] = genes @ _root(_product(genes, weights))
+    return following
+
+
+def triplets(unit: Pass, transform: Transform, fits: Fits, right: np.ndarray) -> list[Singular]:
+    """Return the singular triplets that the subspace iterations end with, the rank's of every fit.
+
+    Notes
+    -----
+    Of X diag(sqrt w) projected on the span of X diag(w) Z; or of Z where there are fewer spots than genes.
+    """
+    tall, found = _tall(unit, fits), []
+    product, grams = _power(unit, transform, fits, right, back=tall)
+    for fit, (a, b) in enumerate(spans_of(_widths(fits))):
+        weights, rank, own = fits.gene_weights[:, fit], fits.widths[fit], right[:, a:b]
+        if tall:
+            whitened = _whitener(grams[fit])
+            genes = product[:, a:b] @ whitened  # X'Q
+            s, turn = _leading(*np.linalg.eigh(_product(genes, weights)), rank)
+            left, genes = whitened @ turn, genes @ (turn / s)
+        else:
+            s, turn = _leading(*np.linalg.eigh(grams[fit]), rank)
+            left, genes = turn / s, own @ turn
+        found.append(Singular((own * weights[:, None]) @ left, s, genes))
+    return found
+
+
+def _power(
+    unit: Pass, transform: Transform, fits: Fits, right: np.ndarray, *, back: bool
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Return X'X diag(w) Z if wanted, and the products of X diag(w) Z with itself by fit."""
+    spans, weighted = spans_of(_widths(fits)), np.empty(right.shape, dtype=transform.dtype)
     for fit, (a, b) in enumerate(spans):
         weighted[:, a:b] = right[:, a:b] * fits.gene_weights[:, fit, None]
-    product, grams = unit.reduce(_Power(transform, weighted.astype(transform.dtype), spans))
-    following, found = np.empty_like(right), []
-    for fit, (a, b) in enumerate(spans):
-        s, turn = _leading(*np.linalg.eigh(grams[fit]), b - a)
-        genes = product[:, a:b] @ (turn / s**2)
-        following[:, a:b] = _orthonormal(genes, fits.gene_weights[:, fit])
-        rank = fits.widths[fit]
-        left = weighted[:, a:b] @ (turn / s)
-        found.append(Singular(left[:, :rank], s[:rank], genes[:, :rank]))
-    return following, found
+    return unit.reduce(_Power(transform, weighted, spans, back))
 
 
-def _orthonormal(genes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return columns of the same span with Z'diag(w)Z = I."""
-    values, vectors = np.linalg.eigh(genes.T @ (genes * weights[:, None]))
+def _product(genes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return genes.T @ (genes * weights[:, None])
+
+
+def _root(gram: np.ndarray) -> np.ndarray:
+    """Return gram^-1/2, which turns columns the least."""
+    values, vectors = np.linalg.eigh(gram)
     kept = np.maximum(values, max(values[-1], np.finfo(np.float64).tiny) * _NOISE)
-    return genes @ (vectors / np.sqrt(kept))
+    return (vectors / np.sqrt(kept)) @ vectors.T
+
+
+def _whitener(gram: np.ndarray) -> np.ndarray:
+    """Return T with T'gram T = I, directions of rounding errors left out."""
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > max(values[-1], np.finfo(np.float64).tiny) * _NOISE
+    return vectors * np.divide(1, np.sqrt(np.where(kept, values, 1)), where=kept, out=np.zeros_like(values))
 
 
 @dataclass(frozen=True)
 class _Power:
-    """X'(X diag(w) Z) of a tile, and the products of X diag(w) Z with itself by fit."""
-
     transform: Transform
     weighted: np.ndarray
     spans: list[tuple[int, int]]
+    back: bool
 
     def __call__(self, batch: SliceBatch) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         values = self.transform(batch)
         left = values.dot(self.weighted)
         grams = tuple((left[:, a:b].T @ left[:, a:b]).astype(np.float64) for a, b in self.spans)
-        return values.t_dot(left).astype(np.float64), grams
+        return values.t_dot(left).astype(np.float64) if self.back else np.zeros(()), grams
+
+
+@dataclass(frozen=True)
+class _Back:
+    transform: Transform
+
+    def __call__(self, batch: SliceBatch, left: np.ndarray) -> np.ndarray:
+        return self.transform(batch).t_dot(left).astype(np.float64)
 
 
 def nndsvda(
@@ -180,11 +264,11 @@ def nndsvda(
 
     Notes
     -----
-    Two passes over the data: the sizes of the positive and negative parts of the left vectors decide which
-    of them start a pattern.
+    One pass over the data: the sizes of the positive and negative parts of the left vectors decide which
+    of them start a pattern, and the vectors wait for it where the patterns go.
     """
     left = np.concatenate([each.left for each in found], axis=1).astype(transform.dtype)
-    plus, minus = unit.reduce(_Parts(transform, left))
+    plus, minus = unit.reduce(_Parts(transform, left), rows=patterns)
     coefficients = np.zeros((len(gene_means), fits.n_columns))
     signs, scales, fills = np.ones(fits.n_columns), np.zeros(fits.n_columns), np.zeros(fits.n_columns)
     for fit, ((a, b), each) in enumerate(zip(fits.spans, found, strict=True)):
@@ -197,7 +281,7 @@ def nndsvda(
             coefficients[:, a + k] = np.where(genes == 0, mean, genes)
         fills[a:b] = mean
     if patterns.shape[1]:
-        unit.reduce(_First(transform, left, signs, scales, fills), rows=patterns)
+        unit.sweep(_First(signs, scales, fills), patterns)
     return coefficients.astype(patterns.dtype)
 
 
@@ -222,27 +306,29 @@ def _start_of(
 
 @dataclass(frozen=True)
 class _Parts:
-    """Sums of squares of the positive and of the negative parts of the left vectors."""
+    """Sums of squares of the positive and of the negative parts of the left vectors, and these by spot."""
 
     transform: Transform
     left: np.ndarray
 
-    def __call__(self, batch: SliceBatch) -> tuple[np.ndarray, np.ndarray]:
-        vectors = self.transform(batch).dot(self.left).astype(np.float64)
-        return (np.maximum(vectors, 0) ** 2).sum(axis=0), (np.minimum(vectors, 0) ** 2).sum(axis=0)
+    def __call__(
+        self, batch: SliceBatch, own: np.ndarray
+    ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+        vectors = self.transform(batch).dot(self.left)
+        squares = vectors.astype(np.float64) ** 2
+        above = (squares * (vectors > 0)).sum(axis=0)
+        return (above, squares.sum(axis=0) - above), vectors if own.shape[1] else own
 
 
 @dataclass(frozen=True)
 class _First:
-    """The first patterns of a tile."""
+    """The first patterns of a tile, from its left vectors."""
 
-    transform: Transform
-    left: np.ndarray
     signs: np.ndarray
     scales: np.ndarray
     fills: np.ndarray
 
-    def __call__(self, batch: SliceBatch, own: np.ndarray) -> tuple[int, np.ndarray]:
-        parts = np.maximum(self.transform(batch).dot(self.left) * self.signs, 0) * self.scales
+    def __call__(self, own: np.ndarray) -> tuple[int, np.ndarray]:
+        parts = np.maximum(own * self.signs, 0) * self.scales
         parts[parts < _EPS] = 0
         return 0, np.where(parts == 0, self.fills, parts)

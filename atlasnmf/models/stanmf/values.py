@@ -111,7 +111,8 @@ class ReadyValues:
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the sum and the sum of squares of every gene, float64, shape (G,) each."""
-        return self._moments
+        sums, squares = self._moments
+        return sums.copy(), squares.copy()  # parts may be added to
 
     def _blocks(self) -> list[tuple[int, int]]:
         n_spots = self._shape[0]
@@ -119,7 +120,7 @@ class ReadyValues:
 
 
 class KeptValues:
-    """The values of tiles that are gone over again and again, ready to be multiplied, in this process alone."""
+    """The values of tiles that are gone over again and again, ready to be multiplied; in one process."""
 
     def __init__(self) -> None:
         self._tiles: dict[tuple[int, int], ReadyValues] = {}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse
 from sklearn.decomposition import NMF, non_negative_factorization
+from sklearn.decomposition._nmf import _initialize_nmf
 from small_studies import OFFSETS, counts_of, log_values, passes_of
 
 from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_sketch
 from atlasnmf.models.stanmf.perturb import gene_draws, perturbed
 from atlasnmf.models.stanmf.sketch import first_directions, moments_and_range, project, widen
 from atlasnmf.models.stanmf.solver import Fits, iterate
-from atlasnmf.models.stanmf.start import nndsvda, right_vectors, sharpen
-from atlasnmf.models.stanmf.values import Transform
+from atlasnmf.models.stanmf.start import first_right, n_sharpenings, nndsvda, sharpen, triplets
+from atlasnmf.models.stanmf.values import KeptValues, ReadyValues, Transform
+from atlasnmf.schema import Csr
 
 LOG = Transform("log", 1e4, np.float64)
 
@@ -138,47 +142,29 @@ def test_the_sketch_holds_the_leading_directions():
     np.testing.assert_allclose(moments.squares, (x**2).sum(axis=0), rtol=1e-12)
 
 
-def plain_start(x, rank):
-    """NNDSVDa as Boutsidis & Gallopoulos write it, zeros filled with the mean."""
-    u, s, vt = np.linalg.svd(x, full_matrices=False)
-    w, h = np.zeros((len(x), rank)), np.zeros((rank, x.shape[1]))
-    w[:, 0], h[0] = np.sqrt(s[0]) * np.abs(u[:, 0]), np.sqrt(s[0]) * np.abs(vt[0])
-    for k in range(1, rank):
-        parts = []
-        for sign in (1, -1):
-            left, right = np.maximum(sign * u[:, k], 0), np.maximum(sign * vt[k], 0)
-            parts.append((np.linalg.norm(left) * np.linalg.norm(right), left, right))
-        size, left, right = max(parts, key=lambda part: part[0])
-        w[:, k] = np.sqrt(s[k] * size) * left / np.linalg.norm(left)
-        h[k] = np.sqrt(s[k] * size) * right / np.linalg.norm(right)
-    for part in (w, h):
-        part[part < 1e-6] = 0
-        part[part == 0] = x.mean()
-    return w, h
-
-
-@pytest.mark.parametrize(("width", "n_sharpenings", "tolerance"), [(30, 1, 1e-9), (12, 12, 1e-3)])
-def test_the_start_is_the_plain_one(width, n_sharpenings, tolerance):
-    """A sketch as wide as there are genes loses nothing; a narrow one is sharpened on the data."""
-    counts = counts_of(n_genes=30)
-    x = log_values(counts)
-    fits, patterns, coefficients = started(counts, width, n_sharpenings)
+@pytest.mark.parametrize("n_genes", [50, 300])
+@pytest.mark.parametrize(("rank", "tile_spots"), [(4, 40), (8, 1000)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-10), (np.float32, 2e-5)])
+def test_the_start_is_scikit_learns(n_genes, rank, tile_spots, dtype, tolerance):
+    """Of its unconverged singular vectors too: as tall as wide data, with its generator's numbers."""
+    counts = counts_of(n_genes=n_genes, depth=1.0)
+    fits = perturbed("genes", 3, (rank,), 2, len(counts), n_genes)
+    patterns, coefficients = started(counts, fits, 3, Transform("log", 1e4, dtype), tile_spots)
     for fit, (a, b) in enumerate(fits.spans):
-        drawn = np.repeat(np.arange(30), fits.gene_weights[:, fit].astype(int))
-        w, h = plain_start(x[:, drawn], 4)
+        drawn = np.repeat(np.arange(n_genes), fits.gene_weights[:, fit].astype(int))
+        w, h = _initialize_nmf(log_values(counts)[:, drawn], rank, init="nndsvda", random_state=3)
         np.testing.assert_allclose(patterns[:, a:b], w, atol=tolerance)
         np.testing.assert_allclose(coefficients[drawn, a:b].T, h, atol=tolerance)
 
 
-def started(counts, width, n_sharpenings, fits=None):
-    unit, basis, _, gram = sketch_of(counts, width)
-    fits = fits or perturbed("genes", 0, (4,), 2, len(counts), counts.shape[1])
-    right = right_vectors(basis, gram, fits)
-    for _ in range(n_sharpenings):
-        right, found = sharpen(unit, LOG, fits, right, basis.shape[1])
-    patterns = np.empty((len(counts), fits.n_columns))
-    means = log_values(counts).mean(axis=0)
-    return fits, patterns, nndsvda(unit, LOG, fits, found, means, patterns)
+def started(counts, fits, seed, transform=LOG, tile_spots=40):
+    unit = passes_of(counts, tile_spots).whole()
+    right = first_right(unit, transform, fits, seed)
+    for _ in range(n_sharpenings(fits, *counts.shape)):
+        right = sharpen(unit, transform, fits, right)
+    found = triplets(unit, transform, fits, right)
+    patterns = np.empty((len(counts), fits.n_columns), dtype=transform.dtype)
+    return patterns, nndsvda(unit, transform, fits, found, log_values(counts).mean(axis=0), patterns)
 
 
 def anchored(counts, width, every, n_iterations=24, n_workers=1, tile_spots=40):
@@ -186,7 +172,7 @@ def anchored(counts, width, every, n_iterations=24, n_workers=1, tile_spots=40):
     unit = passes_of(counts, tile_spots, n_workers).whole()
     fits = perturbed("genes", 0, (4,), 3, len(counts), counts.shape[1])
     sketch = Sketch.of(rows, basis, gram)
-    anchors = Anchors.room_for(len(counts), counts.shape[1], basis.shape[1], 12, np.float64)
+    anchors = Anchors.room_for(len(counts), counts.shape[1], basis.shape[1], fits, np.float64)
     patterns, coefficients = random_start(counts.shape[1], 12)
     squares = (log_values(counts) ** 2).sum(axis=0)
     for index in range(n_iterations):
@@ -219,6 +205,52 @@ def test_an_anchored_sketch_stays_on_the_exact_path():
     assert np.abs(often.losses - exact.losses).max() < 0.5 * np.abs(seldom.losses - exact.losses).max()
 
 
+def test_two_anchors_foretell_a_straight_line():
+    """Where coefficients move by the same step again and again, the products of the sketch are exact."""
+    counts = counts_of(n_genes=50, depth=1.0)
+    unit, basis, rows, gram = sketch_of(counts, 12)
+    fits = perturbed("genes", 0, (4,), 3, len(counts), 50)
+    sketch = Sketch.of(rows, basis, gram)
+    anchors = Anchors.room_for(len(counts), 50, 12, fits, np.float64)
+    patterns, coefficients = random_start(50, 12)
+    step = 0.1 * random_start(50, 12, seed=2)[1]
+    squares, off = (log_values(counts) ** 2).sum(axis=0), []
+    for times in (0, 1, 4):
+        moved = coefficients + times * step
+        found = anchor(unit, LOG, sketch, anchors, fits, moved, patterns, squares, range(3))
+        off.append(found.off.max())
+    assert off[0] > 1e-2
+    assert off[1] > 1e-3
+    assert off[2] < 1e-5
+
+
+def test_values_that_are_kept_are_the_same():
+    """Genes of most spots as a dense block, the others by spot and by gene; also in more blocks than one."""
+    rng = np.random.default_rng(5)
+    often = rng.random(60) < 0.3
+    counts = rng.poisson(np.where(often, 2.0, 0.1), (1300, 60)).astype(np.uint16)
+    x, right, left = log_of(counts), rng.random((60, 7)), rng.random((1300, 7))
+    values = ReadyValues(Csr.from_scipy(scipy.sparse.csr_matrix(x)))
+    np.testing.assert_allclose(values.dot(right), x @ right, rtol=1e-12)
+    np.testing.assert_allclose(values.t_dot(left), x.T @ left, rtol=1e-12)
+    for mine, dense in zip(values.moments(), (x.sum(axis=0), (x**2).sum(axis=0)), strict=True):
+        np.testing.assert_allclose(mine, dense, rtol=1e-12)
+
+
+def log_of(counts):
+    return np.log1p(counts.astype(np.float64))
+
+
+def test_values_are_kept_in_this_process_alone():
+    kept = KeptValues()
+    there = pickle.loads(pickle.dumps(Transform("log", 1e4, np.float64, "cpu", kept)))
+    assert there == LOG
+    source = passes_of(counts_of()).source
+    batch = source.batch(0, source.read(0, 40))
+    here = Transform("log", 1e4, np.float64, "cpu", kept)
+    assert here(batch) is here(batch)
+
+
 @pytest.mark.parametrize("n_workers", [2, 4])
 def test_workers_change_no_bit(n_workers):
     counts = counts_of()
@@ -230,10 +262,11 @@ def test_workers_change_no_bit(n_workers):
 def test_a_fit_is_as_good_as_scikit_learns():
     counts = counts_of()
     x = log_values(counts)
-    fits, patterns, coefficients = started(counts, 16, 2, Fits((4,), np.ones((counts.shape[1], 1))))
+    fits = Fits((4,), np.ones((counts.shape[1], 1)))
+    patterns, coefficients = started(counts, fits, 0)
     _, _, last = run(counts, fits, patterns, coefficients, 200)
-    theirs = NMF(4, init="nndsvda", max_iter=200, tol=0)
+    theirs = NMF(4, init="nndsvda", max_iter=200, tol=0, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs.fit(x)
-    assert last.losses[0] == pytest.approx(theirs.reconstruction_err_**2 / (x**2).sum(), rel=2e-3)
+    assert last.losses[0] == pytest.approx(theirs.reconstruction_err_**2 / (x**2).sum(), rel=1e-9)

@@ -88,7 +88,7 @@ def test_both_paths_and_any_stacking_tell_the_same():
     np.testing.assert_allclose(curves["compressed"], curves["exact"], atol=0.01)
 
 
-@pytest.mark.parametrize(("trusted", "on_sketch"), [(0.0, 4), (1.0, 16)])
+@pytest.mark.parametrize(("trusted", "on_sketch"), [(0.0, 4), (1.0, 17)])
 def test_a_sketch_that_is_off_is_left(monkeypatch, trusted, on_sketch):
     """The first anchor after the sketch was used finds its error; from then on the data are read."""
     calls = []
@@ -99,10 +99,24 @@ def test_a_sketch_that_is_off_is_left(monkeypatch, trusted, on_sketch):
 
     monkeypatch.setattr(method, "iterate_on_sketch", counted)
     monkeypatch.setattr(method, "_TRUSTED", trusted)
+    monkeypatch.setattr(method, "_AIM", 1.0)  # gaps of 5, 7 and 10 iterations where the sketch is trusted
     params = {"ranks": (4,), "replicates": 2, "max_iterations": 21, "tol": 0.0}
     _, state = study(separate(), exact_iterations=1, anchor_every=5, sketch_width=5, **params)
     assert len(calls) == 2 * on_sketch  # once for the rank's fits, once for the last fit
     assert state.curve[0]["sketch_error"] > 0
+
+
+def test_anchors_are_as_far_apart_as_keeps_the_sketch_near():
+    aim = method._AIM
+    assert method._next_gap(8, aim) == 8
+    assert method._next_gap(8, aim / 1.44) == 9  # the error grows with the square of the gap
+    assert method._next_gap(8, 0.0) == 12
+    assert method._next_gap(8, method._TRUSTED) == 4
+    assert method._next_gap(3, method._TRUSTED) == 2
+    assert method._next_gap(20, 0.0) == 24
+    assert method._next_gap(8, method._TRUSTED * 1.01) == 1
+    assert method._next_gap(1, aim / 2) == 1
+    assert method._next_gap(1, aim / 4) == 2
 
 
 def test_the_last_fit_is_of_all_genes_and_its_loss_is_its_own():
