@@ -134,7 +134,9 @@ def candidates_within(
         rows = rows_of(ends)[other]
         indices.append(near[other] - np.int32(n))
         cosines.append(dots(rows + np.int32(start), indices[-1], left, right))
-        counts.append(xp.bincount(rows, minlength=stop - start))
+        before = xp.zeros(len(other) + 1, dtype=np.int64)
+        before[1:] = xp.cumsum(other)
+        counts.append(before[ends[1:]] - before[ends[:-1]])
         total += len(rows)
         if total > _MOST:
             raise BadOption(

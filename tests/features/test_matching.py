@@ -8,6 +8,7 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.features import candidates as listing
 from atlasnmf.features import matching
 from atlasnmf.features.matching import map_slice, match
+from atlasnmf.kernels.dispatch import to_host
 
 
 def slices(n=120, p=150, d=5, seed=0, n_dims=2):
@@ -201,3 +202,16 @@ def test_blocks_of_rows_change_nothing_on_a_device(cuda_kernels, monkeypatch):
     parts = match(left, right, source, target, rng=np.random.default_rng(0), **options)
     for name in ("source", "target", "score", "cosine"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+
+
+def test_a_block_without_candidates_on_a_device(cuda_kernels):
+    left, right, source, target = slices(n=20)
+    source[:5] += 1000
+    units = [listing.unit_rows(rows) for rows in (left, right)]
+    here, there = (
+        listing.candidates_within(source, target, *units, 2.5, block_rows=5, device=device)
+        for device in ("cpu", cuda_kernels)
+    )
+    np.testing.assert_array_equal(np.diff(here.indptr)[:5], 0)
+    for name in ("indptr", "indices", "cosines"):
+        np.testing.assert_array_equal(to_host(getattr(there, name)), getattr(here, name))

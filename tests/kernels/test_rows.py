@@ -43,6 +43,13 @@ def test_take_rows_outside(side, random_csr, row):
         side.rows.take_rows(indptr, indices, data, np.array([0, row]))
 
 
+def test_row_of_values(side):
+    found = side.rows.row_of_values(np.array([0, 2, 2, 5]))
+    assert found.dtype.kind == "i"
+    np.testing.assert_array_equal(found, [0, 0, 2, 2, 2])
+    assert len(side.rows.row_of_values(np.zeros(4, np.int64))) == 0
+
+
 def test_sums_and_counts(side, random_csr):
     indptr, indices, data, dense = random_csr(30, 50, 0.3, 1, dtype=np.float32)
     data[3] = 0

@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,17 @@ def test_twins_have_the_same_names_and_arguments(name):
             assert list(inspect.signature(twin).parameters) == list(inspect.signature(ours).parameters), (
                 public
             )
+
+
+def test_every_function_of_a_twin_is_tested_on_both_sides():
+    tests = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
+    for name in dispatch.TWINS:
+        module, twin = side_module("cpu", name), side_module("gpu", name)
+        here = "".join(text for text in tests if f"side.{name}" in text)
+        for public in module.__all__:
+            ours = getattr(module, public)
+            if inspect.isfunction(ours) and getattr(twin, public) is not ours:
+                assert re.search(rf"\.{public}\b", here), f"{name}.{public}"
 
 
 def sources():

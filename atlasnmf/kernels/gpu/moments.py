@@ -8,11 +8,11 @@ import numpy as np
 
 from atlasnmf.kernels.gpu.rows import row_sums
 
-__all__ = ["clipped_moments", "gene_moments"]
+__all__ = ["by_column", "clipped_moments", "gene_moments"]
 
 
-def _by_gene(indices: Any, data: Any, n_cols: int) -> tuple[Any, Any]:
-    """Sort the values by gene; no atomic additions, so the sums have the same bits every time."""
+def by_column(indices: Any, data: Any, n_cols: int) -> tuple[Any, Any]:
+    """Return where each column starts and its values, float64: then sums need no atomic additions."""
     import cupy as cp
 
     columns = cp.asarray(indices).astype(np.int32)
@@ -23,7 +23,7 @@ def _by_gene(indices: Any, data: Any, n_cols: int) -> tuple[Any, Any]:
 
 def gene_moments(indptr: Any, indices: Any, data: Any, n_cols: int) -> tuple[Any, Any, Any]:
     """Sum every column, its squares and its non-zeros; see the CPU twin."""
-    starts, values = _by_gene(indices, data, n_cols)
+    starts, values = by_column(indices, data, n_cols)
     return row_sums(starts, values), row_sums(starts, values * values), row_sums(starts, values != 0)
 
 
@@ -36,5 +36,5 @@ def clipped_moments(indptr: Any, indices: Any, data: Any, n_cols: int, clip: Any
         raise ValueError(f"clip must have shape ({n_cols},), got {limit.shape}")
     columns = cp.asarray(indices).astype(np.int32)
     values = cp.minimum(cp.asarray(data).astype(np.float64), limit[columns])
-    starts, values = _by_gene(columns, values, n_cols)
+    starts, values = by_column(columns, values, n_cols)
     return row_sums(starts, values), row_sums(starts, values * values)
