@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import time
+from html import unescape
 from html.parser import HTMLParser
 
 import anndata
@@ -21,6 +22,7 @@ from atlasnmf.plots.report import write_report
 from atlasnmf.plots.report.cards import telling_genes
 from atlasnmf.plots.report.facts import scene_of
 from atlasnmf.plots.report.mosaic import Tile, mosaic_of
+from atlasnmf.plots.report.sections import _facts
 from atlasnmf.plots.report.survey import commonest, survey
 from atlasnmf.store.atlas import open_atlas
 from atlasnmf.store.results import ResultWriter
@@ -86,8 +88,18 @@ def test_every_picture_is_inside_and_every_link_has_its_target(tmp_path):
     assert "heart &lt;1&gt;" in html  # enriched
     assert "midgut" not in html  # not
     assert re.search(r"Bar: \d+ µm", html)
+    assert "<atlas>.zarr' -o a.html --unit '0.5 µm'" in unescape(html)
+    assert "<td>ARI</td>" in html
     assert 'name="viewport"' in html
     assert "@media print" in html
+
+
+def test_losses_are_told_of_steps_with_the_same_terms():
+    history = {"step": [1, 2, 3, 4, 5], "loss": [0.5, 0.4, 9.0, 7.0, np.nan]}
+    history["triplets"] = [np.nan, np.nan, 8.0, 6.0, np.nan]
+    told = dict(_facts({"history": {name: np.array(values) for name, values in history.items()}}))
+    assert told["Loss, first to last"] == "9 to 7 in 2 steps"
+    assert "Loss, first to last" not in dict(_facts({"history": {"loss": np.array([np.nan])}}))
 
 
 def test_means_by_slice_and_domain_are_those_of_the_spots(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -80,18 +81,21 @@ def write_report(
     if out.exists() and not overwrite:
         raise BadOption(f"{out} exists already; name another file or leave out --no-overwrite")
     atlas = open_atlas(str(store))
+    again = shlex.join(
+        ["atlasnmf", "report", str(store), "-o", out.name, *(["--unit", unit] if unit else [])]
+    )
     unit = unit or unit_of(atlas)
     results = found_results(atlas, unit)
     if not results:
         raise BadInput(f"{store} has no results yet; run: atlasnmf fit inspire {store}")
-    html = _html(atlas, results, str(store), unit)
+    html = _html(atlas, results, str(store), unit, again)
     scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     scratch.write_text(html, encoding="utf-8")
     scratch.replace(out)
     return out
 
 
-def _html(atlas: Atlas, results: list[Found], store: str, unit: str) -> str:
+def _html(atlas: Atlas, results: list[Found], store: str, unit: str, again: str) -> str:
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     from atlasnmf.store.describe import describe
@@ -113,6 +117,7 @@ def _html(atlas: Atlas, results: list[Found], store: str, unit: str) -> str:
     environment.filters |= {"number": lambda value: f"{value:,}", "anchor": _anchor}
     return environment.get_template("report.html.j2").render(
         store=store,
+        again=again,
         title=Path(store).name,
         atlas=widest,
         tables=atlas.tables,

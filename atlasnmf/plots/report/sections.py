@@ -29,6 +29,8 @@ _MEANING = {
     "ssim": "structural similarity: 1 perfect",
     "loss": "what the fit made small; comparable between fits of the same data and model only",
 }
+#: Figures whose names are abbreviations.
+_SHORT = {"ari": "ARI", "nmi": "NMI", "asw": "ASW", "r2": "R2", "rmse": "RMSE", "js": "JS", "ssim": "SSIM"}
 _ABOUT = {
     "inspire": "INSPIRE: one embedding of all slices and one set of non-negative factors. "
     "A factor is a share of every spot; shares of a spot sum to 1.",
@@ -50,6 +52,11 @@ class Quality:
     value: float
     rival: float | None
     meaning: str
+
+    @property
+    def title(self) -> str:
+        """What the figure is called where it is shown."""
+        return _SHORT.get(self.name, self.name)
 
 
 @dataclass(frozen=True)
@@ -130,14 +137,25 @@ def _facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         rows.append(("Time of the fit", f"{float(record['seconds']):,.0f} s"))
     rows += _links((record.get("quality") or {}).get("links"))
     history = record.get("history")
-    if isinstance(history, Mapping) and len(history.get("loss", ())):
-        losses = np.asarray(history["loss"], float)
-        losses = losses[np.isfinite(losses)]
-        if len(losses):
-            rows.append(
-                ("Loss, first to last", f"{losses[0]:.4g} to {losses[-1]:.4g} in {len(losses):,} steps")
-            )
+    losses = _last_losses(history) if isinstance(history, Mapping) else np.empty(0)
+    if len(losses):
+        rows.append(("Loss, first to last", f"{losses[0]:.4g} to {losses[-1]:.4g} in {len(losses):,} steps"))
     return tuple(rows)
+
+
+def _last_losses(history: Mapping[str, Any]) -> np.ndarray:
+    """Return the losses of the steps that had the terms the last one has: a new term makes another loss."""
+    known = {
+        name: np.isfinite(np.asarray(values, float))
+        for name, values in history.items()
+        if np.asarray(values).dtype.kind in "fiu"
+    }
+    if "loss" not in known or not known["loss"].any():
+        return np.empty(0)
+    steps = np.flatnonzero(known["loss"])
+    terms = np.stack([known[name][steps] for name in sorted(known)], axis=1)
+    other = np.flatnonzero((terms != terms[-1]).any(axis=1))
+    return np.asarray(history["loss"], float)[steps[other[-1] + 1 if len(other) else 0 :]]
 
 
 def _links(links: Any) -> list[tuple[str, str]]:
@@ -182,7 +200,7 @@ def _doubts(record: Mapping[str, Any], quality: tuple[Quality, ...], made: tuple
     for row in quality:
         if row.rival is not None and row.name in ("ari", "nmi", "r2") and row.value < row.rival:
             doubts.append(
-                f"{row.name.upper()} of {row.value:.3f} is below that of the simple rival, {row.rival:.3f}: "
+                f"{row.title} of {row.value:.3f} is below that of the simple rival, {row.rival:.3f}: "
                 "what the model adds does not show in this figure"
             )
     seen: dict[tuple[str, ...], int] = {}
