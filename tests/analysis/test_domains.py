@@ -55,7 +55,7 @@ def test_other_covariances_are_scikit_learns(covariance):
     [
         ({"method": "louvain"}, BadOption, "mixture or leiden"),
         ({"covariance": "round"}, BadOption, "tied, full"),
-        ({"n_domains": 0}, BadOption, "at least one"),
+        ({"n_domains": 0}, BadOption, "one domain or more"),
         ({"n_domains": 5000}, BadInput, "fewer domains"),
         ({"n_domains": 5000, "covariance": "diag"}, BadInput, "fewer domains"),
     ],

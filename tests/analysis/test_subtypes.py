@@ -54,7 +54,7 @@ def test_the_two_kinds_within_a_type_are_told_apart(pair, method):
 
 
 def test_what_cannot_be_grouped_is_said(pair):
-    with pytest.raises(BadInput, match="no cell"):
+    with pytest.raises(BadInput, match=r"no value 'nobody' in .* there are other, stroma"):
         tl.subtypes(pair, "coarse_type", "nobody")
     with pytest.raises(BadOption, match="coarse_tipe"):
         tl.subtypes(pair, "coarse_tipe", "stroma")
