@@ -321,13 +321,14 @@ class DeviceRows(SparseRows):
 
     @override
     def forward_dot(self, dense: Tensor) -> Tensor:
+        # columns ascend within rows: devices need not sort before they multiply
         places = torch.stack([self.row, self.column])
-        return torch.sparse.mm(self._coo(places, self.shape), dense.detach())
+        return torch.sparse.mm(self._coo(places, self.shape, ordered=True), dense.detach())
 
     @override
     def transposed_dot(self, dense: Tensor) -> Tensor:
         places = torch.stack([self.column, self.row])
-        return torch.sparse.mm(self._coo(places, self.shape[::-1]), dense.detach())
+        return torch.sparse.mm(self._coo(places, self.shape[::-1], ordered=False), dense.detach())
 
     @override
     def likelihood_parts(
@@ -347,8 +348,10 @@ class DeviceRows(SparseRows):
             grad_loadings.index_add_(0, column, ratio * here)
         return total, grad_weights, grad_loadings
 
-    def _coo(self, places: Tensor, shape: tuple[int, int]) -> Tensor:
-        return torch.sparse_coo_tensor(places, self.value, shape, check_invariants=False)
+    def _coo(self, places: Tensor, shape: tuple[int, int], *, ordered: bool) -> Tensor:
+        return torch.sparse_coo_tensor(
+            places, self.value, shape, check_invariants=False, is_coalesced=ordered or None
+        )
 
 
 def _by_blocks(rows: Tensor, dense: Tensor) -> Tensor:
