@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atlasnmf.budget import format_bytes
-from atlasnmf.models.stanmf.params import Params, sketch_width
+from atlasnmf.models.stanmf.params import Params, sketch_width, stack_width
 
 __all__ = ["MEND", "fit_flops", "settle", "step_bytes"]
 
@@ -11,9 +11,10 @@ __all__ = ["MEND", "fit_flops", "settle", "step_bytes"]
 MEND = "lower --ranks or --replicates"
 #: Share of the budget's arrays that a study may hold; the rest is for tiles and for rows of the atlas.
 _SHARE = 0.75
-#: A sketch pays from this many times fewer operations on, since some iterations still read the data: with 264
-#: non-zeros of 2000 genes, 1.5 times fewer, both paths were measured to take the same time.
+#: A sketch pays from this many times fewer operations on, since some iterations still read the data.
 _LEAST_GAIN = 2.0
+#: Iterations from an anchor to the next on the average.
+_USUAL_GAP = 6
 #: Arrays of genes x columns that live at the same time: coefficients, weighted, swept, sums, and scratch.
 _GENE_ARRAYS = 8
 #: Arrays of learned spots x columns that the anchors of the compressed path note.
@@ -53,7 +54,8 @@ def _sketch_gain(params: Params, n_spots: int, n_genes: int, nnz: float) -> floa
     """Return how many times fewer operations an iteration on the sketch takes than one on the data."""
     learned = min(params.learn_spots or n_spots, n_spots)
     rank = sum(params.ranks) / len(params.ranks)
-    on_sketch = (learned + n_genes) * (4 * sketch_width(params) + 8 * rank)
+    width = sum(stack_width(params, each) for each in params.ranks) / len(params.ranks)
+    on_sketch = (learned + n_genes) * (4 * width + 8 * rank)
     return 4 * learned * nnz / on_sketch
 
 
@@ -121,9 +123,9 @@ def fit_flops(params: Params, *, n_spots: int, n_genes: int, nnz: float) -> floa
     exact = params.max_iterations
     on_sketch = 0
     if params.path != "exact":
-        exact = min(exact, params.exact_iterations + exact // params.anchor_every)
+        exact = min(exact, params.exact_iterations + exact // _USUAL_GAP)
         on_sketch = params.max_iterations - exact
-    width = sketch_width(params)
+    width = stack_width(params, params.ranks[-1])
     learned = min(params.learn_spots or n_spots, n_spots)
     data = exact * 4 * learned * nnz * columns
     sketch = on_sketch * 4 * (learned + n_genes) * width * columns

@@ -14,7 +14,7 @@ from atlasnmf.models.stanmf import sketch as sketching
 from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_sketch
 from atlasnmf.models.stanmf.baseline import pca_instability
 from atlasnmf.models.stanmf.instability import choose_rank, instability
-from atlasnmf.models.stanmf.params import Params, sketch_width
+from atlasnmf.models.stanmf.params import Params, sketch_width, stack_width
 from atlasnmf.models.stanmf.perturb import perturbed, random_start, whole, widened
 from atlasnmf.models.stanmf.solver import Fits, Iteration, compare, iterate
 from atlasnmf.models.stanmf.start import first_right, n_sharpenings, nndsvda, sharpen, triplets
@@ -24,9 +24,9 @@ from atlasnmf.schema import AtlasFacts, Result, SliceBatch
 __all__ = ["Model", "StaNmfMethod", "Study", "build"]
 
 #: A sketch whose products are off by more than this share is not used until it is near again.
-_TRUSTED = 0.005
+_TRUSTED = 0.008
 #: The share aimed at, and the most iterations from an anchor to the next.
-_AIM, _LARGEST_GAP = 0.0012, 24
+_AIM, _LARGEST_GAP = 0.002, 16
 #: Iterations over all spots go on while one still lowers the loss of a fit by more than this share of it.
 _SETTLED = 5e-4
 #: Most of them, for each one asked for.
@@ -174,7 +174,8 @@ class StaNmfMethod:
 
     def _project(self, state: Study, unit: Pass) -> dict[str, float]:
         state.sketch = np.empty((unit.n_rows, state.basis.shape[1]), dtype=self.dtype)
-        state.sketch_gram = sketching.project(unit, self._transform(state, unit), state.basis, state.sketch)
+        gram = sketching.project(unit, self._transform(state, unit), state.basis, state.sketch)
+        state.basis, state.sketch_gram = sketching.turn(unit, state.basis, gram, state.sketch)
         state.learned_gram = sketching.gram_of(self._learned(unit), state.sketch)
         state.enter("start")
         return {"explained": float(np.trace(state.sketch_gram) / state.gene_squares.sum())}
@@ -285,7 +286,8 @@ class StaNmfMethod:
             return iterate(unit, transform, *given, squares, working)
         if exact and state.passes + 1 < self.params.exact_iterations:
             return iterate(unit, transform, *given, squares, working)
-        sketch = Sketch.of(state.sketch, state.basis, state.learned_gram)
+        own = slice(stack_width(self.params, self._ranks(state)[-1]))
+        sketch = Sketch.of(state.sketch[:, own], state.basis[:, own], state.learned_gram[own, own])
         anchors = Anchors(**{each.name: getattr(state, f"anchor_{each.name}") for each in fields(Anchors)})
         if exact:
             return anchor(unit, transform, sketch, anchors, *given, squares, working)
@@ -300,7 +302,8 @@ class StaNmfMethod:
         state.gap, state.next_anchor = self.params.anchor_every, 1
         if self.params.path == "exact":
             return
-        anchors = Anchors.room_for(n_spots, self.facts.n_genes, state.basis.shape[1], fits, self.dtype)
+        width = min(stack_width(self.params, max(fits.widths)), state.basis.shape[1])
+        anchors = Anchors.room_for(n_spots, self.facts.n_genes, width, fits, self.dtype)
         for each in fields(Anchors):
             setattr(state, f"anchor_{each.name}", getattr(anchors, each.name))
 

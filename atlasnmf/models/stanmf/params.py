@@ -23,11 +23,14 @@ __all__ = [
     "parse_ranks",
     "quality_lines",
     "sketch_width",
+    "stack_width",
 ]
 
 SUMMARY = "Find the stable rank of an atlas and its principal patterns (staNMF)."
 CLASS_NAME = "StaNMF"
 EXAMPLE = "--ranks 8-30 --replicates 20 --memory-budget 4GB"
+#: Columns of a sketch at least.
+LEAST_WIDTH = 64
 RESULTS = {"obsm": ("stanmf_patterns",), "varm": ("stanmf_coefficients",)}
 
 
@@ -78,7 +81,8 @@ class Params(Options):
     sketch_width: int | None = Field(
         None,
         ge=2,
-        description="Columns of the sketch; four times the largest rank, at least 64, when not given.",
+        description="Columns of the sketch; four times the largest rank, at least 64, when not given. The "
+        "iterations of a rank use twice as many as it has patterns, at least 64.",
     )
     power_iterations: int = Field(2, ge=0, description="Extra passes that sharpen the sketch.")
     max_iterations: int = Field(200, ge=1, description="Most iterations of a fit.")
@@ -153,7 +157,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def sketch_width(params: Params) -> int:
     """Return the columns of the sketch: four for each pattern of the largest rank, at least 64."""
-    return params.sketch_width or max(4 * params.ranks[-1], 64)
+    return params.sketch_width or max(4 * params.ranks[-1], LEAST_WIDTH)
+
+
+def stack_width(params: Params, rank: int) -> int:
+    """Return the leading columns of the sketch that the iterations of a rank use."""
+    return min(max(2 * rank, LEAST_WIDTH), sketch_width(params))
 
 
 def needs(params: Params, n_spots: int) -> Needs:

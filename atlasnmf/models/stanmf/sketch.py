@@ -15,7 +15,7 @@ from atlasnmf.models.stanmf.values import Transform
 from atlasnmf.schema import SliceBatch
 from atlasnmf.seeds import rng_for
 
-__all__ = ["Moments", "first_directions", "gram_of", "moments_and_range", "project", "widen"]
+__all__ = ["Moments", "first_directions", "gram_of", "moments_and_range", "project", "turn", "widen"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,42 @@ def project(unit: Pass, transform: Transform, basis: np.ndarray, sketch: np.ndar
     return unit.reduce(_Project(transform, basis.astype(transform.dtype)), rows=sketch)
 
 
+def turn(
+    unit: Pass, basis: np.ndarray, gram: np.ndarray, sketch: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn a sketch to its principal directions: the first columns are then the best sketch of their number.
+
+    Parameters
+    ----------
+    unit
+        A pass over all spots; nothing is read.
+    basis, gram
+        V, shape (G, m), and S'S, shape (m, m).
+    sketch
+        S, shape (n, m), overwritten.
+
+    Returns
+    -------
+    basis, gram
+        Of the turned sketch; S'S is diagonal and descends.
+    """
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    unit.sweep(_Turn(vectors.astype(sketch.dtype)), sketch)
+    return basis @ vectors, np.diag(values)
+
+
 def gram_of(unit: Pass, sketch: np.ndarray) -> np.ndarray:
     """Return the products of a sketch's rows, those of the pass, with themselves, float64, shape (m, m)."""
     return unit.sweep(_Gram(), sketch)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    vectors: np.ndarray
+
+    def __call__(self, own: np.ndarray) -> tuple[int, np.ndarray]:
+        return 0, own @ self.vectors
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from small_studies import OFFSETS, counts_of, log_values, passes_of
 
 from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_sketch
 from atlasnmf.models.stanmf.perturb import gene_draws, perturbed
-from atlasnmf.models.stanmf.sketch import first_directions, moments_and_range, project, widen
+from atlasnmf.models.stanmf.sketch import first_directions, moments_and_range, project, turn, widen
 from atlasnmf.models.stanmf.solver import Fits, iterate
 from atlasnmf.models.stanmf.start import first_right, n_sharpenings, nndsvda, sharpen, triplets
 from atlasnmf.models.stanmf.values import KeptValues, ReadyValues, Transform
@@ -140,6 +140,19 @@ def test_the_sketch_holds_the_leading_directions():
     moments, _ = moments_and_range(unit, LOG, basis)
     np.testing.assert_allclose(moments.sums, x.sum(axis=0), rtol=1e-12)
     np.testing.assert_allclose(moments.squares, (x**2).sum(axis=0), rtol=1e-12)
+
+
+def test_a_turned_sketch_has_its_best_columns_first():
+    counts = counts_of()
+    x = log_values(counts)
+    unit, basis, rows, gram = sketch_of(counts, 12)
+    before = rows @ basis.T
+    basis, gram = turn(unit, basis, gram, rows)
+    np.testing.assert_allclose(rows @ basis.T, before, atol=1e-9)
+    np.testing.assert_allclose(rows.T @ rows, gram, atol=1e-7)
+    assert (np.diff(np.diag(gram)) <= 0).all()
+    best = (np.linalg.svd(x, compute_uv=False)[4:] ** 2).sum()
+    assert ((x - rows[:, :4] @ basis[:, :4].T) ** 2).sum() < 1.01 * best
 
 
 @pytest.mark.parametrize("n_genes", [50, 300])

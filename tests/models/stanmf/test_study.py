@@ -113,7 +113,7 @@ def test_anchors_are_as_far_apart_as_keeps_the_sketch_near():
     assert method._next_gap(8, 0.0) == 12
     assert method._next_gap(8, method._TRUSTED) == 4
     assert method._next_gap(3, method._TRUSTED) == 2
-    assert method._next_gap(20, 0.0) == 24
+    assert method._next_gap(14, 0.0) == 16
     assert method._next_gap(8, method._TRUSTED * 1.01) == 1
     assert method._next_gap(1, aim / 2) == 1
     assert method._next_gap(1, aim / 4) == 2
