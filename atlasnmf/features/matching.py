@@ -16,7 +16,7 @@ from atlasnmf.features.candidates import (
     unit_rows,
 )
 from atlasnmf.kernels.cpu.pairs import best_of_rows, pair_dots
-from atlasnmf.kernels.dispatch import carrier, kernel, namespace, to_host
+from atlasnmf.kernels.dispatch import carrier, kernel, namespace, release, to_host
 
 __all__ = ["Mapping", "Matches", "map_slice", "match", "null_threshold"]
 
@@ -178,9 +178,12 @@ def match(
     else:
         found = _within(source_coords, target_coords, left, right, radius, device)
         threshold = null_threshold(found, rng)
-    return _transported(
+    matches = _transported(
         found, left, right, threshold, temperature, bin_score, k, max_iterations, tolerance, device
     )
+    del found
+    release(device)
+    return matches
 
 
 def map_slice(

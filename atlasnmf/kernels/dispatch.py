@@ -12,7 +12,17 @@ import numpy as np
 
 from atlasnmf.errors import BadOption
 
-__all__ = ["HOST_ONLY", "TWINS", "carrier", "gpu_available", "kernel", "namespace", "side_of", "to_host"]
+__all__ = [
+    "HOST_ONLY",
+    "TWINS",
+    "carrier",
+    "gpu_available",
+    "kernel",
+    "namespace",
+    "release",
+    "side_of",
+    "to_host",
+]
 
 #: Kernel files that exist on both sides under the same names.
 TWINS = (
@@ -137,6 +147,17 @@ def namespace(where: Any) -> ModuleType:
     'numpy'
     """
     return np if side_of(where) == "cpu" else importlib.import_module("cupy")
+
+
+def release(where: Any) -> None:
+    """Give back what CuPy keeps of a device's memory for later, where torch may want it.
+
+    Examples
+    --------
+    >>> release("cpu")
+    """
+    if side_of(where) == "gpu":
+        namespace(where).get_default_memory_pool().free_all_blocks()
 
 
 def to_host(array: Any) -> np.ndarray:

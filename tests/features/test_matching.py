@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -176,6 +178,15 @@ def test_a_device_matches_what_the_host_matches(cuda_kernels, k):
     assert there.threshold == here.threshold
     for name in ("n_candidates", "n_unmatched_source", "n_without_candidates_target", "bin_score"):
         assert getattr(there, name) == getattr(here, name)
+
+
+def test_a_device_is_left_to_torch(kernels_on_the_host, cuda_kernels):
+    left, right, source, target = slices(n=20, p=20)
+    before = kernels_on_the_host.n_released
+    match(left, right, source, target, radius=2.5, rng=np.random.default_rng(0))
+    assert kernels_on_the_host.n_released == before
+    match(left, right, source, target, radius=2.5, rng=np.random.default_rng(0), device=cuda_kernels)
+    assert kernels_on_the_host.n_released == before + (sys.modules["cupy"] is kernels_on_the_host)
 
 
 def test_candidates_of_clusters_are_transported_on_a_device(cuda_kernels):

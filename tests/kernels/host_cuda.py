@@ -123,6 +123,13 @@ class HostCupy(types.ModuleType):
         super().__init__("cupy")
         self._folder = folder
         self._libraries = {}
+        self.n_released = 0
+
+    def get_default_memory_pool(self):
+        def free_all_blocks():
+            self.n_released += 1
+
+        return types.SimpleNamespace(free_all_blocks=free_all_blocks)
 
     def __getattr__(self, name):
         if name.startswith("__"):  # those of a module, which others look at
