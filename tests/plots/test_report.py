@@ -17,6 +17,7 @@ from PIL import Image
 
 from atlasnmf import tl
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.models import available
 from atlasnmf.pipeline.volumes import simulate_volume
 from atlasnmf.plots.report import write_report
 from atlasnmf.plots.report.cards import telling_genes
@@ -92,6 +93,26 @@ def test_every_picture_is_inside_and_every_link_has_its_target(tmp_path):
     assert "<td>ARI</td>" in html
     assert 'name="viewport"' in html
     assert "@media print" in html
+
+
+#: What a page has after a fit of each model, beside what all have.
+AFTER = {
+    "inspire": ("embryo.zarr", ["Quality", "smoothed PCA", "Factor 0", "Effects of the slices"]),
+    "stanmf": ("brain.zarr", ["Instability", "Pattern 0"]),
+    "siid": ("pair.zarr", ["Hidden genes", "Factor 0", "best baseline"]),
+    "spatialfuser": ("sections.zarr", ["Matches", "Registration", "Flow of labels"]),
+}
+
+
+@pytest.mark.parametrize("model", sorted(available()))
+def test_a_page_after_a_real_fit_of_each_model(model, tmp_path, example_stores):
+    store, sections = AFTER[model]
+    example_stores.copy(store, tmp_path)
+    html, page = read_page(write_report(tmp_path / store, tmp_path / "report.html"))
+    assert model in page.ids
+    for said in (*sections, "How to reproduce", f"atlasnmf fit {model} ", "Parameters, all of them", "torch"):
+        assert said in html, said
+    assert len(page.images) >= 3
 
 
 def test_losses_are_told_of_steps_with_the_same_terms():
