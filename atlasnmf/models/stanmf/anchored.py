@@ -96,8 +96,9 @@ class Anchors:
         E and P, and their steps after them, shape (2G, C) each.
     seen, small
         V'diag(w) A and S'D, and their steps after them, shape (2m, C) each.
-    grams
-        Products of a fit's noted D and of its steps with each other, shape (2K, 2C) for the largest K.
+    gene_grams, grams
+        Products with each other, shape (2K, 2C) for the largest K, of a fit's E and of its steps; and of what
+        the sketch does not hold of its D and of its steps.
     """
 
     products: np.ndarray = field(default_factory=_nothing)
@@ -108,6 +109,7 @@ class Anchors:
     cross: np.ndarray = field(default_factory=_nothing)
     seen: np.ndarray = field(default_factory=_nothing)
     small: np.ndarray = field(default_factory=_nothing)
+    gene_grams: np.ndarray = field(default_factory=_nothing)
     grams: np.ndarray = field(default_factory=_nothing)
 
     @classmethod
@@ -115,7 +117,8 @@ class Anchors:
         """Make room for the anchors of a stack."""
         rows = [n_spots] * 4 + [2 * n_genes] * 2 + [2 * width] * 2
         room = cls(*(np.zeros((n_rows, fits.n_columns), dtype=dtype) for n_rows in rows))
-        room.grams = np.zeros((2 * max(fits.widths), 2 * fits.n_columns))
+        grams = 2 * max(fits.widths), 2 * fits.n_columns
+        room.gene_grams, room.grams = np.zeros(grams), np.zeros(grams)
         return room
 
     @property
@@ -124,9 +127,27 @@ class Anchors:
         return self.products, self.product_steps, self.patterns, self.pattern_steps
 
 
-def _noted(array: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Return what was noted of a fit by gene or direction: the last anchor's beside the steps, (., 2K)."""
-    return np.concatenate(np.split(array[:, start:stop], 2), axis=1)
+def _noted(array: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what was noted of a fit by gene or direction: the last anchor's and the steps, (., K) each."""
+    half = len(array) // 2
+    return array[:half, start:stop], array[half:, start:stop]
+
+
+def _products(new: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Return the products of an anchor and its steps with each other, float64, shape (2K, 2K)."""
+    between = new.T @ step
+    return np.block([[new.T @ new, between], [between.T, step.T @ step]]).astype(np.float64)
+
+
+def _mixed(noted: tuple[np.ndarray, np.ndarray], parts: np.ndarray) -> np.ndarray:
+    """Return a combination of an anchor and its steps."""
+    rank = len(parts) // 2
+    return noted[0] @ parts[:rank] + noted[1] @ parts[rank:]
+
+
+def _against(noted: tuple[np.ndarray, np.ndarray], present: np.ndarray) -> np.ndarray:
+    """Return the products of an anchor and its steps with something present, float64, shape (2K, K)."""
+    return np.concatenate([each.T @ present for each in noted]).astype(np.float64)
 
 
 def _note(array: np.ndarray, columns: np.ndarray, new: np.ndarray) -> None:
@@ -161,9 +182,9 @@ class _Foretold:
         missed = task.weighted - sketch.basis @ seen
         turned, alphas = seen.copy(), []
         for (a, b), place in zip(task.spans, task.places, strict=True):
-            before = _noted(anchors.genes, *place)
-            alpha = _solved(before.T @ before, before.T @ missed[:, a:b]).astype(seen.dtype)
-            turned[:, a:b] -= _noted(anchors.seen, *place) @ alpha
+            gram = anchors.gene_grams[: 2 * (b - a), 2 * place[0] : 2 * place[1]]
+            alpha = _solved(gram, _against(_noted(anchors.genes, *place), missed[:, a:b])).astype(seen.dtype)
+            turned[:, a:b] -= _mixed(_noted(anchors.seen, *place), alpha)
             alphas.append(alpha)
         return cls(seen, missed, turned, alphas)
 
@@ -171,8 +192,7 @@ class _Foretold:
         """Return X diag(w) A of some spots, (t, c), from their rows of the sketch and of the anchors."""
         cross = sketch @ self.turned
         for (a, b), (start, stop), alpha in zip(task.spans, task.places, self.alphas, strict=True):
-            cross[:, a:b] += products[:, start:stop] @ alpha[: b - a]
-            cross[:, a:b] += steps[:, start:stop] @ alpha[b - a :]
+            cross[:, a:b] += _mixed((products[:, start:stop], steps[:, start:stop]), alpha)
         return cross
 
 
@@ -203,7 +223,10 @@ def anchor(
     _note(anchors.cross, task.columns, cross - sketch.basis @ small)
     _note(anchors.small, task.columns, small)
     for (start, stop), overlap in zip(task.places, overlaps, strict=True):
-        anchors.grams[: len(overlap), 2 * start : 2 * stop] = overlap
+        own = slice(len(overlap)), slice(2 * start, 2 * stop)
+        anchors.gene_grams[own] = _products(*_noted(anchors.genes, start, stop))
+        inside = np.concatenate(_noted(anchors.small, start, stop), axis=1).astype(np.float64)
+        anchors.grams[own] = overlap - inside.T @ sketch.inverse @ inside
     swept, violation = sweep_genes(fits, task, coefficients, cross, sums)
     losses = losses_of(fits, task, swept, cross, sums.grams, gene_squares)
     wide = np.zeros(fits.n_fits)
@@ -229,11 +252,10 @@ def iterate_on_sketch(
     sums, overlaps = unit.sweep(chunk, patterns, *beside)
     cross = sketch.basis @ sums.cross.astype(coefficients.dtype)
     for (a, b), (start, stop), overlap in zip(task.spans, task.places, overlaps, strict=True):
-        before = _noted(anchors.small, start, stop).astype(np.float64)
-        inside = before.T @ sketch.inverse
-        own = anchors.grams[: len(inside), 2 * start : 2 * stop] - inside @ before
-        beta = _solved(own, overlap - inside @ sums.cross[:, a:b]).astype(coefficients.dtype)
-        cross[:, a:b] += _noted(anchors.cross, start, stop) @ beta
+        inside = _against(_noted(anchors.small, start, stop), sketch.inverse @ sums.cross[:, a:b])
+        gram = anchors.grams[: len(inside), 2 * start : 2 * stop]
+        beta = _solved(gram, overlap - inside).astype(coefficients.dtype)
+        cross[:, a:b] += _mixed(_noted(anchors.cross, start, stop), beta)
     swept, violation = sweep_genes(fits, task, coefficients, cross, sums)
     return Iteration(swept, violation, np.full(fits.n_fits, np.nan))
 
@@ -287,9 +309,7 @@ class _OnBoth:
 
     def _overlaps(self, patterns: np.ndarray, steps: np.ndarray) -> Iterator[np.ndarray]:
         for start, stop in self.task.places:
-            new, step = patterns[:, start:stop], steps[:, start:stop]
-            between = new.T @ step
-            yield np.block([[new.T @ new, between], [between.T, step.T @ step]]).astype(np.float64)
+            yield _products(patterns[:, start:stop], steps[:, start:stop])
 
     def _squares(self, values: np.ndarray) -> list[float]:
         return [float(np.vdot(values[:, a:b], values[:, a:b])) for a, b in self.task.spans]
@@ -328,6 +348,5 @@ class _OnSketch:
         kept, patterns, violation = sweep_spots(task, cross, own)
         left, grams = spot_sums(task, patterns, draws)
         for (a, b), (start, stop) in zip(task.spans, task.places, strict=True):
-            noted = anchored[:, start:stop], pattern_steps[:, start:stop]
-            overlaps.append(np.concatenate([each.T @ left[:, a:b] for each in noted]).astype(np.float64))
+            overlaps.append(_against((anchored[:, start:stop], pattern_steps[:, start:stop]), left[:, a:b]))
         return (Sums((sketch.T @ left).astype(np.float64), grams, violation), tuple(overlaps)), kept

@@ -98,6 +98,7 @@ class Study:
     anchor_cross: np.ndarray = field(default_factory=_nothing)
     anchor_seen: np.ndarray = field(default_factory=_nothing)
     anchor_small: np.ndarray = field(default_factory=_nothing)
+    anchor_gene_grams: np.ndarray = field(default_factory=_nothing)
     anchor_grams: np.ndarray = field(default_factory=_nothing)
     first_violation: np.ndarray = field(default_factory=_nothing)
     last_loss: np.ndarray = field(default_factory=_nothing)
@@ -228,9 +229,12 @@ class StaNmfMethod:
             state.next_anchor = state.passes + state.gap
         if state.passes == 1:
             state.first_violation = found.violation
+        settled = found.violation <= self.params.tol * state.first_violation
         # a fit ends on an exact iteration, so that its loss is its own
         if exact:
-            state.at_work &= found.violation > self.params.tol * state.first_violation
+            state.at_work &= ~settled
+        elif settled[working].any():
+            state.next_anchor = state.passes + 1
         if last or not state.at_work.any():
             state.enter("compare" if learned is unit else "spread")
         return {"loss": float(state.last_loss.mean())}
