@@ -56,7 +56,7 @@ def child(form: str, n_spots: int, n_genes: int, heads: int, n_steps: int) -> No
 
     from atlasnmf.budget import peak_bytes
     from atlasnmf.models.spatialfuser.attention import Edges
-    from atlasnmf.models.spatialfuser.networks import Graph, Mcgate
+    from atlasnmf.models.spatialfuser.networks import Graph, Mcgate, errors
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -75,11 +75,11 @@ def child(form: str, n_spots: int, n_genes: int, heads: int, n_steps: int) -> No
         graph = Graph((n_spots,), edges)
     # compiled kernels and loaded libraries are no part of a step
     few = Edges(torch.arange(0, 65, 8), torch.arange(8).repeat(8))
-    net.error(rows[:8].clone(), Graph((8,), few))[1].backward()
+    errors([net], [rows[:8].clone()], [Graph((8,), few)])[1][0].backward()
     before, losses, seconds = peak_bytes(), [], []
     for _ in range(n_steps + 1):
         start = time.process_time()
-        loss = dense_step(net, rows, mask) if form == "dense" else net.error(rows, graph)[1]
+        loss = dense_step(net, rows, mask) if form == "dense" else errors([net], [rows], [graph])[1][0]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

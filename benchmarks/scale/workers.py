@@ -108,7 +108,7 @@ def main() -> None:
             f"{args.workers} workers, one thread each": {"client": client},
         }
         for options in forms.values():
-            run(store, args, 5, **options)
+            run(store, args, 12, **options)
         taken: dict[str, list[dict[str, float]]] = {name: [] for name in forms}
         for repeat in range(args.repeats):
             for name, options in forms.items():

@@ -14,7 +14,7 @@ from atlasnmf.models.spatialfuser.attention import (
     cosine_shares,
     edge_shares,
 )
-from atlasnmf.models.spatialfuser.networks import Graph, Heads, Mcgate
+from atlasnmf.models.spatialfuser.networks import Graph, Heads, Mcgate, errors
 from atlasnmf.seeds import rng_for
 
 N, N_IN, WIDTHS = 30, 12, (16, 8)
@@ -136,7 +136,7 @@ def test_the_error_is_that_of_the_reconstruction(n_heads, n_in, linear, monkeypa
     edges, _ = small_graph()
     rows, net = features(width=n_in), network(n_heads, linear=linear, n_in=n_in)
     graph = Graph((N,), edges)
-    latent, missed = net.error(rows, graph)
+    (latent,), (missed,) = errors([net], [rows], [graph])
     same, decoded = net(rows, graph)
     expected = (decoded - rows).square().mean()
     torch.testing.assert_close(latent, same)

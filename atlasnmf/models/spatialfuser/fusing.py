@@ -21,7 +21,7 @@ from atlasnmf.train.sums import pooled
 
 __all__ = ["Fusion", "projected"]
 
-#: Draws of a random spot before one that is far enough is given up on.
+#: Draws of a random spot, after the first, before one that is far enough is given up on.
 _DRAWS = 4
 #: Rows projected at a time.
 _ROWS = 65_536
@@ -35,25 +35,23 @@ def projected(net: Fuser, latents: list[Tensor]) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class _Triplets:
-    """The triplets of a link in a step, the same on every rank.
+    """The triplets of a link in a step, or a rank's run of them.
 
     Parameters
     ----------
+    n_pairs
+        Their number, over all ranks.
     source, target
         Anchors and positives, rows of either slice, int64, shape (m,).
     away, away_target
         Spots of either slice far from each of them, int64, shape (m,).
     """
 
+    n_pairs: int
     source: np.ndarray
     target: np.ndarray
     away: np.ndarray
     away_target: np.ndarray
-
-    def part(self, rank: int, n_ranks: int) -> slice:
-        """Return the triplets that one rank counts."""
-        lo, hi = (len(self.source) * (rank + i) // n_ranks for i in (0, 1))
-        return slice(lo, hi)
 
 
 class Fusion:
@@ -124,7 +122,10 @@ class Fusion:
         return live, dict(zip(slices, whole[: len(slices)], strict=True))
 
     def _drawn(self, link: int, state: State, here: dict[int, Inputs]) -> _Triplets | None:
-        """Return the pairs of a link with an end in this step, and a spot far from either end; or None."""
+        """Return this rank's run of the pairs of a link with an end in the step, and a spot far from each.
+
+        None where the link has no such pair, on any rank.
+        """
         a, b = self.links.slices[link]
         by_source = state.pairs[link].of_source(here[a].step)
         by_target = state.pairs[link].of_target(here[b].step)
@@ -135,14 +136,17 @@ class Fusion:
         if not len(source):
             return None
         rng = rng_for(self.seed, "spatialfuser", "negatives", link, state.step)
-        away = [self._elsewhere(spots, here[s], rng) for s, spots in ((a, source), (b, target))]
-        return _Triplets(source, target, *away)
+        lo, hi = (len(source) * (self.rank + i) // self.n_ranks for i in (0, 1))
+        away = []
+        for s, spots in ((a, source), (b, target)):
+            # drawn for all pairs, so that each has the same spots whichever rank counts it
+            drawn = rng.integers(here[s].step.start, here[s].step.stop, (1 + _DRAWS, len(spots)))
+            away.append(self._first_far(s, spots[lo:hi], drawn[:, lo:hi]))
+        return _Triplets(len(source), source[lo:hi], target[lo:hi], *away)
 
     def _pulls(self, triplets: _Triplets, state: State, given: list[Inputs], live: list[Tensor]) -> Tensor:
-        mine = triplets.part(self.rank, self.n_ranks)
-
         def embedded(end: int, spots: np.ndarray) -> Tensor:
-            return _rows(state, given[end], live[end], spots[mine])
+            return _rows(state, given[end], live[end], spots)
 
         return losses.triplets(
             embedded(0, triplets.source),
@@ -150,19 +154,20 @@ class Fusion:
             embedded(0, triplets.away),
             embedded(1, triplets.away_target),
             self.params.margin,
-            n_pairs=len(triplets.source),
+            n_pairs=triplets.n_pairs,
         )
 
-    def _elsewhere(self, spots: np.ndarray, inputs: Inputs, rng: np.random.Generator) -> np.ndarray:
-        """Draw for each spot one of the step's own that is farther than the reach of a match."""
-        positions, reach = self.links.positions[inputs.slice_index], self.links.reach(inputs.slice_index)
-        drawn = rng.integers(inputs.step.start, inputs.step.stop, len(spots))
-        for _ in range(_DRAWS):
-            near = np.square(positions[drawn] - positions[spots]).sum(1) <= reach**2
-            if not near.any():
+    def _first_far(self, slice_index: int, spots: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        """Return for each spot the first that was drawn for it and is farther than the reach of a match."""
+        positions, reach = self.links.positions[slice_index], self.links.reach(slice_index)
+        chosen, still = drawn[0].copy(), np.arange(len(spots))
+        for others in drawn[1:]:
+            apart = positions[chosen[still]] - positions[spots[still]]
+            still = still[np.square(apart).sum(1) <= reach**2]
+            if not len(still):
                 break
-            drawn[near] = rng.integers(inputs.step.start, inputs.step.stop, int(near.sum()))
-        return drawn
+            chosen[still] = others[still]
+        return chosen
 
 
 def _no_pairs() -> Pairs:

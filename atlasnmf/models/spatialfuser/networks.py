@@ -26,7 +26,7 @@ from atlasnmf.train.sums import pooled
 if TYPE_CHECKING:
     from atlasnmf.train.method import Ranks
 
-__all__ = ["Fuser", "Graph", "Heads", "Layer", "Mcgate", "Norm"]
+__all__ = ["Fuser", "Graph", "Heads", "Layer", "Mcgate", "Norm", "errors"]
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,19 @@ class Norm(nn.Module):
 
     def forward(self, rows: Tensor, graph: Graph) -> Tensor:
         """Return the normalised rows of one slice."""
-        n_core = graph.rings[0]
         if not self.training:
             mean, var = self.mean[graph.place], self.var[graph.place]
             return nn.functional.batch_norm(rows, mean, var, self.weight, self.bias, eps=self.EPS)
-        if graph.ranks is None and n_core == len(rows):
+        if graph.ranks is None and graph.rings[0] == len(rows):
             return nn.functional.batch_norm(
                 rows, None, None, self.weight, self.bias, training=True, eps=self.EPS
             )
-        mean, var = _moments(rows[:n_core], graph)
+        (moments,) = pooled([_moments(rows, graph)], graph.ranks)
+        return self.by(moments, rows)
+
+    def by(self, moments: Tensor, rows: Tensor) -> Tensor:
+        """Return the rows under the means of a batch and of its squares, float64, shape (2, d)."""
+        mean, var = moments[0], (moments[1] - moments[0].square()).clamp(min=0)
         scale = self.weight * torch.rsqrt(var + self.EPS)
         return torch.addcmul((self.bias - mean * scale).to(rows.dtype), rows, scale.to(rows.dtype))
 
@@ -136,15 +140,22 @@ class Norm(nn.Module):
         self.mean[place], self.var[place] = mean, var
 
 
-def _moments(core: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of the core rows of all ranks, float64, shape (d,)."""
-    if len(core):
-        var, mean = (part.double() for part in torch.var_mean(core, 0, correction=0))
-        parts = torch.stack([mean, var + mean.square()]) * (len(core) / graph.n_step)
-    else:  # a rank without rows still takes part in every sum
-        parts = core.double().sum(0).expand(2, -1)
-    (whole,) = pooled([parts], graph.ranks)
-    return whole[0], (whole[1] - whole[0].square()).clamp(min=0)
+def normalised(norms: Sequence[Norm], rows: Sequence[Tensor], graphs: Sequence[Graph]) -> list[Tensor]:
+    """Return the rows of several slices, each by its own normalisation: of ranks, one sum for all."""
+    ranks = graphs[0].ranks
+    if not norms[0].training or ranks is None:
+        return [norm(own, graph) for norm, own, graph in zip(norms, rows, graphs, strict=True)]
+    moments = pooled([_moments(own, graph) for own, graph in zip(rows, graphs, strict=True)], ranks)
+    return [norm.by(both, own) for norm, both, own in zip(norms, moments, rows, strict=True)]
+
+
+def _moments(rows: Tensor, graph: Graph) -> Tensor:
+    """Return what the core rows here give to their mean and that of their squares, float64, (2, d)."""
+    core = rows[: graph.rings[0]]
+    if not len(core):  # a rank without rows still takes part in every sum
+        return core.double().sum(0).expand(2, -1)
+    var, mean = (part.double() for part in torch.var_mean(core, 0, correction=0))
+    return torch.stack([mean, var + mean.square()]) * (len(core) / graph.n_step)
 
 
 class Layer(nn.Module):
@@ -196,9 +207,8 @@ class Layer(nn.Module):
 
     def encode(self, rows: Tensor, graph: Graph, hops_left: int) -> tuple[Tensor, list[Tensor]]:
         """Return the layer's output for the rows that are still needed, and its attention."""
-        averaged, shares = self.average(rows, graph, hops_left)
-        mixed = self.before(averaged, graph)
-        return self.after(self.feed(mixed), graph), shares
+        (out,), (shares,) = _encoded([self], [rows], [graph], hops_left)
+        return out, shares
 
     def average(self, rows: Tensor, graph: Graph, hops_left: int) -> tuple[Tensor, list[Tensor]]:
         """Return the attentive average, before it is normalised, and the attention."""
@@ -233,6 +243,20 @@ class Layer(nn.Module):
         # averaged at the narrow side: the same numbers as after the product
         out = self.heads.back(self.mix(rows, shares, graph, graph.n_rows(hops_left)))
         return out if last else elu(out)
+
+
+def _encoded(
+    layers: Sequence[Layer], rows: Sequence[Tensor], graphs: Sequence[Graph], hops_left: int
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Take the rows of several slices through a layer of their encoders, side by side."""
+    averaged, shares = [], []
+    for layer, own, graph in zip(layers, rows, graphs, strict=True):
+        average, attention = layer.average(own, graph, hops_left)
+        averaged.append(average)
+        shares.append(attention)
+    mixed = normalised([layer.before for layer in layers], averaged, graphs)
+    fed = [layer.feed(own) for layer, own in zip(layers, mixed, strict=True)]
+    return normalised([layer.after for layer in layers], fed, graphs), shares
 
 
 class Mcgate(nn.Module):
@@ -319,19 +343,37 @@ class Mcgate(nn.Module):
         latent, attention = self.encode(rows, graph, spare=self.depth)
         return latent[: graph.rings[0]], self.decode(latent, attention, graph)
 
-    def error(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Return the embedding of the core, and the mean square by which its reconstruction misses.
+    def missed(self, rows: Tensor, latent: Tensor, attention: list[list[Tensor]], graph: Graph) -> Tensor:
+        """Return the mean square by which the reconstruction of the core misses.
 
         Of ranks that share the core each returns its part of the mean.
         """
-        latent, attention = self.encode(rows, graph, spare=self.depth)
         n_core = graph.rings[0]
         first, shares = self.layers[0], attention[0]
         hidden = first.mix(self.decode(latent, attention, graph, down_to=1), shares, graph, n_core)
-        missed = reconstruction(
+        return reconstruction(
             hidden, first.heads.weight, rows[:n_core], linear=self.linear, n_rows=graph.n_step
         )
-        return latent[:n_core], missed
+
+
+def errors(
+    nets: Sequence[Mcgate], rows: Sequence[Tensor], graphs: Sequence[Graph]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return by slice the embedding of the core, and the mean square by which its reconstruction misses.
+
+    Slices go through their encoders side by side, so that ranks need one sum a normalisation for all of them.
+    """
+    depth, latents = nets[0].depth, list(rows)
+    attention: list[list[list[Tensor]]] = [[] for _ in nets]
+    for number in range(depth):
+        layers = [net.layers[number] for net in nets]
+        latents, shares = _encoded(layers, latents, graphs, 2 * depth - 1 - number)
+        for kept, own in zip(attention, shares, strict=True):
+            kept.append(own)
+    given = list(zip(nets, rows, latents, attention, graphs, strict=True))
+    return [latent[: graph.rings[0]] for _, _, latent, _, graph in given], [
+        net.missed(own, latent, shares, graph) for net, own, latent, shares, graph in given
+    ]
 
 
 class Fuser(nn.Module):

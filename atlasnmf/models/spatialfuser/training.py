@@ -23,7 +23,7 @@ from atlasnmf.models.spatialfuser.far import far_neighbours
 from atlasnmf.models.spatialfuser.fusing import Fusion
 from atlasnmf.models.spatialfuser.inputs import Inputs, Reader, gathered
 from atlasnmf.models.spatialfuser.measuring import embed, measure
-from atlasnmf.models.spatialfuser.networks import Fuser, Mcgate
+from atlasnmf.models.spatialfuser.networks import Fuser, Mcgate, errors
 from atlasnmf.models.spatialfuser.pairs import Links
 from atlasnmf.models.spatialfuser.params import Params, check_shared, wanted_genes
 from atlasnmf.models.spatialfuser.state import State
@@ -198,13 +198,10 @@ class FuserMethod:
         if fusing and self._is_time_to_match(state):
             self.fusion.match(state)
         state.net.train()
-        latents, errors = [], []
-        for inputs in given:
-            net, graph = state.net.of(inputs.slice_index), self.reader.graph(inputs, state)
-            latent, missed = net.error(inputs.rows, graph)
-            latents.append(latent)
-            errors.append(missed)
-        terms = {"reconstruction": torch.stack(errors).sum()}
+        nets = [state.net.of(inputs.slice_index) for inputs in given]
+        graphs = [self.reader.graph(inputs, state) for inputs in given]
+        latents, missed = errors(nets, [inputs.rows for inputs in given], graphs)
+        terms = {"reconstruction": torch.stack(missed).sum()}
         weights = {"reconstruction": 1.0}
         if fusing:
             terms |= self.fusion.terms(state, given, latents)
