@@ -7,9 +7,11 @@ then A with D fixed; the second needs only X'D and D'D, which are sums over tile
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,8 @@ __all__ = [
     "sweep_spots",
 ]
 
+#: The kernels of a device, and what brings arrays there.
+_Side = tuple[ModuleType, Callable[[Any], Any]]
 #: Sweeps that find the patterns anew where they are not kept.
 _FRESH_SWEEPS = 10
 
@@ -266,14 +270,15 @@ def sweep_spots(
         By fit at work.
     """
     patterns, violation = np.empty_like(cross), np.zeros(len(task.fits))
+    side = kernel("hals", task.device), carrier(task.device)
     for fit, (gram, (a, b), (start, stop)) in enumerate(
         zip(task.grams, task.spans, task.places, strict=True)
     ):
         if own.shape[1] and not anew:
             given = own[:, start:stop]
-            patterns[:, a:b], violation[fit] = _swept(given, gram, cross[:, a:b], 1, task.device)
+            patterns[:, a:b], violation[fit] = _swept(given, gram, cross[:, a:b], 1, side)
         else:
-            patterns[:, a:b], violation[fit] = fresh(gram, cross[:, a:b], task.device)
+            patterns[:, a:b], violation[fit] = fresh(gram, cross[:, a:b], side)
     if not own.shape[1]:
         return own, patterns, violation
     if len(task.columns) == own.shape[1]:
@@ -294,17 +299,17 @@ def spot_sums(
     return left, [(left[:, a:b].T @ patterns[:, a:b]).astype(np.float64) for a, b in task.spans]
 
 
-def fresh(gram: np.ndarray, cross: np.ndarray, device: str = "cpu") -> tuple[np.ndarray, float]:
+def fresh(gram: np.ndarray, cross: np.ndarray, side: _Side) -> tuple[np.ndarray, float]:
     """Find patterns from the coefficients alone: some sweeps from a start that is a function of them."""
     scale = np.maximum(gram.sum(axis=1), np.finfo(np.float32).tiny).astype(cross.dtype)
-    return _swept(np.maximum(cross, 0) / scale, gram, cross, _FRESH_SWEEPS, device)
+    return _swept(np.maximum(cross, 0) / scale, gram, cross, _FRESH_SWEEPS, side)
 
 
 def _swept(
-    factor: np.ndarray, gram: np.ndarray, cross: np.ndarray, n_sweeps: int, device: str
+    factor: np.ndarray, gram: np.ndarray, cross: np.ndarray, n_sweeps: int, side: _Side
 ) -> tuple[np.ndarray, float]:
     """Sweep a factor some times where the kernels run; return it, and the violation of the last sweep."""
-    hals, there = kernel("hals", device), carrier(device)
+    hals, there = side
     given, gram, cross, violation = there(factor), there(gram), there(cross), 0.0
     for _ in range(n_sweeps):
         given, violation = hals.hals_sweep(given, gram, cross)
@@ -335,10 +340,11 @@ def sweep_genes(
         Of both sweeps, by fit of the stack, 0 for those not at work.
     """
     swept, violation = coefficients.copy(), np.zeros(fits.n_fits)
+    side = kernel("hals", "cpu"), carrier("cpu")
     for at, fit in enumerate(task.fits):
         (a, b), (start, stop) = task.spans[at], task.places[at]
         given = coefficients[:, start:stop]
-        swept[:, start:stop], away = _swept(given, sums.grams[at], cross[:, a:b], 1, "cpu")
+        swept[:, start:stop], away = _swept(given, sums.grams[at], cross[:, a:b], 1, side)
         violation[fit] = sums.violation[at] + away
     return swept, violation
 
@@ -394,6 +400,7 @@ class _FreshProducts:
 
     def __call__(self, batch: SliceBatch) -> np.ndarray:
         cross = self.transform(batch).dot(self.task.weighted)
+        side = kernel("hals", self.task.device), carrier(self.task.device)
         for gram, (a, b) in zip(self.task.grams, self.task.spans, strict=True):
-            cross[:, a:b] = fresh(gram, cross[:, a:b], self.task.device)[0]
+            cross[:, a:b] = fresh(gram, cross[:, a:b], side)[0]
         return (cross.T @ cross).astype(np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -12,7 +12,7 @@ import numpy as np
 
 from atlasnmf.kernels.cpu.lognorm import log_normalise
 from atlasnmf.kernels.cpu.products import csr_dot, csr_t_dot
-from atlasnmf.kernels.dispatch import carrier, kernel, namespace, side_of, to_host
+from atlasnmf.kernels.dispatch import carrier, free_bytes, kernel, namespace, side_of, to_host
 from atlasnmf.schema import Csr, SliceBatch
 
 __all__ = ["DeviceValues", "KeptValues", "ReadyValues", "Transform", "Values"]
@@ -21,6 +21,8 @@ __all__ = ["DeviceValues", "KeptValues", "ReadyValues", "Transform", "Values"]
 _DENSE_FROM = 0.3
 #: Rows of such a block; on a device, its bytes.
 _BLOCK_ROWS, _DEVICE_BLOCK_BYTES = 512, 256 * 2**20
+#: Share of a device's free memory that kept values may take.
+_DEVICE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,15 @@ class ReadyValues:
 
 
 class KeptValues:
-    """The values of tiles that are gone over again and again, ready to be multiplied; in one process."""
+    """The values of tiles that are gone over again and again, ready to be multiplied; in one process.
+
+    On a device they stay there as long as they take no more than half of what was free of its memory.
+    """
 
     def __init__(self) -> None:
         self._tiles: dict[tuple[int, int], ReadyValues] = {}
+        self._there: dict[tuple[int, int], DeviceValues] = {}
+        self._room: float | None = None
 
     def of(self, rows: np.ndarray, values: Any) -> ReadyValues:
         """Return the values of a run of rows, made by ``values()`` when they are first asked for."""
@@ -131,6 +138,19 @@ class KeptValues:
         if key not in self._tiles:
             self._tiles[key] = ReadyValues(values().csr)
         return self._tiles[key]
+
+    def there(self, rows: np.ndarray, device: str, values: Callable[[], DeviceValues]) -> DeviceValues:
+        """Return the values of a run of rows on a device; they travel once where they fit."""
+        key = int(rows[0]), len(rows)
+        if key in self._there:
+            return self._there[key]
+        if self._room is None:
+            self._room = _DEVICE_SHARE * free_bytes(device)
+        made = values()
+        if made.nbytes <= self._room:
+            self._room -= made.nbytes
+            self._there[key] = made
+        return made
 
 
 class DeviceValues:
@@ -162,6 +182,14 @@ class DeviceValues:
                 starts, values, self._there(totals), target_sum
             )
         self._parts[2] = self._parts[2].astype(dtype)
+        self._turned: tuple[Any, Any, Any] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device: the rows, and once multiplied from the left the same by gene."""
+        values = self._parts[2]
+        by_gene = values.nbytes + 4 * values.size + 8 * self._n_genes
+        return sum(int(part.nbytes) for part in self._parts) + int(by_gene)
 
     def dot(self, right: np.ndarray) -> np.ndarray:
         """Return X @ right, of the type of ``right``."""
@@ -177,9 +205,9 @@ class DeviceValues:
         """Return X' @ left, of the type of ``left``."""
         there = self._there(np.ascontiguousarray(left))
         if self._sparse:
-            return to_host(
-                self._products.csr_t_dot(*self._parts, there, self._n_genes, accumulate=left.dtype)
-            )
+            # sorted by gene once, however often the values are gone over
+            self._turned = self._turned or self._products.transpose(*self._parts, self._n_genes)
+            return to_host(self._products.csr_dot(*self._turned, there))
         total = namespace(self._device).zeros((self._n_genes, left.shape[1]), dtype=left.dtype)
         for start, block in self._blocks(left.dtype):
             total += block.T @ there[start : start + len(block)]
@@ -238,7 +266,8 @@ class Transform:
                 return self.on_host(batch)
             return self.kept.of(batch.rows, partial(self.on_host, batch))
         totals = batch.totals if self.kind == "log" else None
-        return DeviceValues(batch.counts, totals, self.target_sum, self.dtype, self.device)
+        make = partial(DeviceValues, batch.counts, totals, self.target_sum, self.dtype, self.device)
+        return make() if self.kept is None else self.kept.there(batch.rows, self.device, make)
 
     def on_host(self, batch: SliceBatch) -> Values:
         """Return the values of a batch's spots in this process's memory."""
