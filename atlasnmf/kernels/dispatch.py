@@ -16,6 +16,7 @@ __all__ = [
     "HOST_ONLY",
     "TWINS",
     "carrier",
+    "free_bytes",
     "gpu_available",
     "kernel",
     "namespace",
@@ -147,6 +148,17 @@ def namespace(where: Any) -> ModuleType:
     'numpy'
     """
     return np if side_of(where) == "cpu" else importlib.import_module("cupy")
+
+
+def free_bytes(where: Any) -> int:
+    """Return how much of a device's memory is free; 0 for the host, of which budgets know more.
+
+    Examples
+    --------
+    >>> free_bytes("cpu")
+    0
+    """
+    return int(namespace(where).cuda.runtime.memGetInfo()[0]) if side_of(where) == "gpu" else 0
 
 
 def release(where: Any) -> None:

@@ -124,6 +124,8 @@ class HostCupy(types.ModuleType):
         self._folder = folder
         self._libraries = {}
         self.n_released = 0
+        runtime = types.SimpleNamespace(memGetInfo=lambda: (2**30, 2**31))
+        self.cuda = types.SimpleNamespace(runtime=runtime)
 
     def get_default_memory_pool(self):
         def free_all_blocks():

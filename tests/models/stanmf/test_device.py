@@ -10,7 +10,7 @@ from small_studies import OFFSETS, counts_of, facts_of, passes_of
 from atlasnmf.models.stanmf import values
 from atlasnmf.models.stanmf.method import build
 from atlasnmf.models.stanmf.params import Params
-from atlasnmf.models.stanmf.values import DeviceValues, Transform
+from atlasnmf.models.stanmf.values import DeviceValues, KeptValues, Transform
 from atlasnmf.schema import Csr
 from atlasnmf.train import loop
 
@@ -68,3 +68,24 @@ def test_full_rows_are_written_out_there(cuda_kernels, monkeypatch, dtype):
     for ours, plain in zip(found, (dense @ right, dense.T @ left), strict=True):
         assert ours.dtype == dtype
         np.testing.assert_allclose(ours, plain, rtol=tolerance)
+
+
+def test_values_that_fit_travel_once(cuda_kernels, monkeypatch):
+    source = passes_of(counts_of()).source
+    batches = [source.batch(0, source.read(start, start + 40)) for start in (0, 40)]
+    monkeypatch.setattr(values, "_DENSE_FROM", 2.0)  # sparse, so sorted by gene
+    one = DeviceValues(batches[0].counts, None, 1.0, np.float64, cuda_kernels)
+    # room for the first tile and not for the second
+    monkeypatch.setattr(values, "free_bytes", lambda device: 3 * one.nbytes)
+    transform = Transform("none", 1e4, np.float64, cuda_kernels, KeptValues())
+    first, second = (transform(batch) for batch in batches)
+    assert transform(batches[0]) is first
+    assert transform(batches[1]) is not second
+    left = np.random.default_rng(1).random((40, 3))
+    expected = Transform("none", 1e4, np.float64)(batches[0]).t_dot(left)
+    np.testing.assert_allclose(first.t_dot(left), expected, rtol=1e-12)
+    turned = first._turned
+    np.testing.assert_allclose(first.t_dot(2 * left), 2 * expected, rtol=1e-12)
+    assert first._turned is turned
+    held = sum(int(part.nbytes) for part in (*first._parts, *turned))
+    assert 0.9 * held <= first.nbytes <= 1.1 * held
