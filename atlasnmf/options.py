@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from atlasnmf.budget import parse_bytes
 from atlasnmf.errors import BadOption
 
-__all__ = ["AtlasOptions", "Options", "PrepareOptions", "RunOptions", "split_list"]
+__all__ = ["AtlasOptions", "Options", "PrepareOptions", "RunOptions", "at_least", "split_list"]
 
 
 def flag_of(name: str) -> str:
@@ -23,6 +23,25 @@ def flag_of(name: str) -> str:
     '--n-hvgs'
     """
     return "--" + name.replace("_", "-")
+
+
+def at_least(least: int, **given: int) -> None:
+    """Refuse numbers that are too small.
+
+    Raises
+    ------
+    BadOption
+        Naming the first.
+
+    Examples
+    --------
+    >>> at_least(1, n_top=5, n_neighbors=0)
+    Traceback (most recent call last):
+    atlasnmf.errors.BadOption: n_neighbors must be 1 or more, got 0
+    """
+    for name, value in given.items():
+        if value < least:
+            raise BadOption(f"{name} must be {least} or more, got {value}")
 
 
 def split_list(value: Any) -> Any:

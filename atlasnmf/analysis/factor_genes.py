@@ -12,6 +12,7 @@ from atlasnmf.analysis.stored_patterns import StoredPatterns, stored_patterns
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.metrics.enrichment import benjamini_hochberg, over_representation, preranked_gsea
 from atlasnmf.metrics.factors import specific_genes
+from atlasnmf.options import at_least
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def factor_genes(
     """
     import pandas as pd
 
+    at_least(1, n_top=n_top)
     read = stored_patterns(atlas, key)
     written = key_added or f"{key}_genes"
     refuse_existing(read.atlas, uns=[written], overwrite=overwrite)
@@ -263,6 +265,7 @@ def enrichment(
     """
     if method not in ("over_representation", "gsea", "both"):
         raise BadOption(f"no method {method!r} of enrichment; choose over_representation, gsea or both")
+    at_least(1, n_top=n_top, n_permutations=n_permutations, min_genes=min_genes)
     read = stored_patterns(atlas, key)
     written = key_added or f"{key}_enrichment"
     refuse_existing(read.atlas, uns=[written], overwrite=overwrite)

@@ -14,6 +14,7 @@ from atlasnmf.analysis.nearest import Nearest
 from atlasnmf.analysis.spots import StoredRows, stored_rows
 from atlasnmf.analysis.values import GeneValues, gene_values, written_out
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.options import at_least
 from atlasnmf.seeds import rng_for
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
@@ -176,6 +177,8 @@ def impute(
     >>> found.genes, list(found.scores.columns), len(found.scores)
     ((), ['gene', 'pearson', 'r2'], 5)
     """
+    at_least(1, n_neighbors=n_neighbors, n_sample=n_sample)
+    at_least(0, hidden=hidden if isinstance(hidden, int) else 0)
     rows = stored_rows(atlas, key)
     from_, to = _ends(rows, source, target)
     values = gene_values(rows.atlas, tables=rows.tables)

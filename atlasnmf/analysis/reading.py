@@ -17,6 +17,7 @@ from atlasnmf.metrics.reconstruction import (
     reconstruction_correlation,
     reconstruction_sums,
 )
+from atlasnmf.options import at_least
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def markers(
     """
     import pandas as pd
 
+    at_least(1, n_top=n_top)
     read = stored_patterns(atlas, key)
     written = key_added or f"{key}_markers"
     refuse_existing(read.atlas, uns=[written], overwrite=overwrite)
@@ -237,6 +239,7 @@ def gene_networks(
     >>> [len(network) for network in networks]
     [5, 5, 5, 5]
     """
+    at_least(1, n_top=1 if n_top is None else n_top)
     read = stored_patterns(atlas, key)
     written = key_added or f"{key}_networks"
     refuse_existing(read.atlas, uns=[written], overwrite=overwrite)

@@ -17,6 +17,7 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.features.icp import closest_alike, consensus_moves
 from atlasnmf.features.overlay import feature_agreement
 from atlasnmf.features.rigid import Rigid, fit_rigid, turned
+from atlasnmf.options import at_least
 from atlasnmf.seeds import rng_for
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
@@ -221,6 +222,8 @@ def reconstruct_3d(
     """
     import pandas as pd
 
+    at_least(1, n_neighbors=n_neighbors)
+    at_least(3, n_sample=n_sample)
     rows = stored_rows(atlas, key)
     chosen = _order(rows, slices)
     heights = _heights(spacing, len(chosen))

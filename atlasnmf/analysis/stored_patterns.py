@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.analysis.domains import tables_with, which_fit
-from atlasnmf.errors import BadInput
+from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.graph.build import slice_graph, symmetric_union
 from atlasnmf.graph.grid import grid_graph
 from atlasnmf.kernels.cpu.lognorm import log_normalise
@@ -189,6 +189,8 @@ class StoredPatterns:
         """
         noted = self.record()
         kind = transform or str(noted.get("transform", "none"))
+        if transform not in (None, "log", "none"):
+            raise BadOption(f"no transform {transform!r} of the values; choose log or none")
         scale = float(target_sum or noted.get("target_sum", 1e4))
         place = {gene: column for column, gene in enumerate(self.genes)}
         in_model = np.isfinite(self.coefficients).all(axis=1)

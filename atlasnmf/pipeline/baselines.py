@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.events import SILENT, Events
-from atlasnmf.options import PrepareOptions, RunOptions
+from atlasnmf.options import PrepareOptions, RunOptions, at_least
 from atlasnmf.pipeline.choices import BASELINE_COMPONENTS
 from atlasnmf.schema import Needs
 from atlasnmf.store.atlas import opened
@@ -93,6 +93,7 @@ def baseline(
     from atlasnmf.pipeline.commands import prepared_for
     from atlasnmf.store.results import ResultWriter, refuse_existing
 
+    at_least(1, n_components=n_components)
     atlas = opened(atlas)
     refuse_existing(atlas, obsm=[key_added], overwrite=overwrite)
     run = RunOptions(seed=random_state, memory_budget=memory_budget, work_dir=work_dir)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.options import at_least
 from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import category_colours, styled
 from atlasnmf.store.atlas import opened
@@ -123,6 +124,7 @@ def _axes(n_panels: int, n_columns: int, panel_width: float, axes: Any) -> np.nd
         return given
     import matplotlib.pyplot as plt
 
+    at_least(1, n_columns=n_columns)
     n_across = min(n_columns, n_panels)
     n_rows = -(-n_panels // n_across)
     _, made = plt.subplots(

@@ -97,6 +97,8 @@ def embedding(
     atlas = opened(atlas)
     several = not (color is None or isinstance(color, str | int | np.integer))
     wanted: list[Any] = list(color) if several else [color]  # type: ignore[arg-type]
+    if not wanted:
+        raise BadOption("there is nothing to draw; name one colour at least")
     colourings = [colouring_of(atlas, one, factors or key) for one in wanted]
     if layout is None:
         layout = layout_of(atlas, key, n_sample=n_sample, n_shown=n_shown, random_state=random_state)

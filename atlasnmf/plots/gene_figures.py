@@ -9,6 +9,7 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.metrics.markers import marker_genes
+from atlasnmf.options import at_least
 from atlasnmf.plots.stored import coefficients_of, record_of
 from atlasnmf.plots.style import CONTINUOUS, styled
 
@@ -305,6 +306,7 @@ def _axes(n_panels: int, n_columns: int, panel_width: float, axes: Any) -> np.nd
         return given
     import matplotlib.pyplot as plt
 
+    at_least(1, n_columns=n_columns)
     n_across = min(n_columns, n_panels)
     n_rows = -(-n_panels // n_across)
     size = (panel_width * n_across, panel_width * n_rows)

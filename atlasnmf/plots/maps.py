@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.options import at_least
 from atlasnmf.plots.panels import Panel, draw_spots, frame, grid, panels_of
 from atlasnmf.plots.stored import no_result, unit_of
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
@@ -235,6 +236,7 @@ def domains(
     with styled():
         from matplotlib.colors import ListedColormap
 
+        at_least(1, n_columns=n_columns)
         n_rows = -(-len(panels) // n_columns) if axes is None else 1
         n_across = min(n_columns, len(panels)) if axes is None else len(panels)
         made = grid(n_rows, n_across, panels, panel_width, axes).ravel()

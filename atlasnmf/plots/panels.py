@@ -88,6 +88,8 @@ def panels_of(
     from atlasnmf.store.names import no_such
 
     names = [info.name for info in atlas.slices]
+    if slices is not None and not len(slices):
+        raise BadOption("no slice is named; name one at least, or leave slices out for all")
     for name in slices or ():
         if name not in names:
             raise BadOption(no_such("slice", name, names, atlas.name))
@@ -124,6 +126,8 @@ def grid(
     BadOption
         Another number of axes was given.
     """
+    if not n_rows * n_columns:
+        raise BadOption("there is nothing to draw; name one factor, gene or colour at least")
     if axes is not None:
         given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
         if len(given) != n_rows * n_columns:

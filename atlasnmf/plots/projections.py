@@ -139,6 +139,8 @@ def projections(
     >>> an.pl.projections("brain.zarr", "stanmf", patterns=[0, 1]).shape
     (2, 3)
     """
+    if reduce not in ("max", "mean"):
+        raise BadOption(f"no way {reduce!r} to see through a volume; choose max or mean")
     atlas = opened(atlas)
     known = sorted({name for table in atlas.tables for name in table.keys("obsm")})
     stored = next((key + suffix for suffix in _PATTERNS if key + suffix in known), None)

@@ -27,7 +27,6 @@ SHARED = (
     "slices",
     "axes",
     "overwrite",
-    "key_added",
 )
 
 
