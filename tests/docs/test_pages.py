@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -98,3 +100,42 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch, example_stores):
         assert printed in text, f"{page} no longer has {printed!r}"
         text = text.replace(printed, small)
     exec(compile(text, page, "exec"), {})
+
+
+def _calls() -> list[tuple[str, str]]:
+    """Return every call of a public function that a page shows in running text or in a table."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md")]
+    pages += [*ROOT.glob("docs/models/*.md"), ROOT / "CHANGELOG.md"]
+    shown = re.compile(r"`((?:an\.)?(?:(?:tl|pl)\.)?[a-zA-Z_]\w*\([^`]*\))`")
+    return [
+        (str(page.relative_to(ROOT)), call)
+        for page in pages
+        for call in shown.findall(page.read_text(encoding="utf-8"))
+        if call.startswith(("an.", "tl.", "pl."))
+    ]
+
+
+def test_there_are_calls_in_the_text():
+    assert len(_calls()) > 20
+
+
+@pytest.mark.parametrize(("page", "call"), sorted(set(_calls())))
+def test_a_call_in_the_text_fits_its_function(page, call):
+    node = ast.parse(call, mode="eval").body
+    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not _is_public(node.func):
+        node = node.func.value  # a method of what the call returns
+    assert isinstance(node, ast.Call)
+    function = eval(ast.unparse(node.func), {"an": an, "tl": an.tl, "pl": an.pl})
+    given = [argument for argument in node.args if not _is_ellipsis(argument)]
+    if len(given) < len(node.args):
+        return  # what is left out is not shown
+    names = {keyword.arg: None for keyword in node.keywords}
+    inspect.signature(function).bind_partial(*given, **names)
+
+
+def _is_ellipsis(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is Ellipsis
+
+
+def _is_public(function: ast.Attribute) -> bool:
+    return ast.unparse(function.value) in ("an", "an.tl", "an.pl", "tl", "pl")
