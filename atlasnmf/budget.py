@@ -63,6 +63,11 @@ class Budget:
     ----------
     total_bytes
         The most the process may hold.
+
+    Examples
+    --------
+    >>> Budget.of("4GB").array_bytes
+    3400000000
     """
 
     total_bytes: int

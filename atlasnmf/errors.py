@@ -6,7 +6,17 @@ __all__ = ["AtlasError", "BadInput", "BadOption", "Interrupted", "StoreBusy"]
 
 
 class AtlasError(Exception):
-    """A problem the user can mend: one line saying what, where, and the mend (exit code 2)."""
+    """A problem the user can mend: one line saying what, where, and the mend (exit code 2).
+
+    Examples
+    --------
+    >>> import atlasnmf as an
+    >>> try:
+    ...     an.open_atlas("nowhere.zarr")
+    ... except AtlasError as error:
+    ...     str(error)
+    "no store 'nowhere.zarr' in .; there are none"
+    """
 
 
 class BadInput(AtlasError):

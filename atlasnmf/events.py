@@ -12,7 +12,16 @@ Advance = Callable[[int], None]
 
 
 class Events(Protocol):
-    """The listener every long job is given."""
+    """The listener every long job is given.
+
+    Examples
+    --------
+    >>> class Warnings(Silent):
+    ...     def warn(self, message):
+    ...         print("look:", message)
+    >>> Warnings().warn("12 spots share their coordinates with another")
+    look: 12 spots share their coordinates with another
+    """
 
     def stage(
         self, name: str, total: int | None = None, unit: str = "spots"

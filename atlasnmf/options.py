@@ -79,7 +79,13 @@ class Options(BaseModel):
 
 
 class AtlasOptions(Options):
-    """Which part of a store is the atlas."""
+    """Which part of a store is the atlas.
+
+    Examples
+    --------
+    >>> AtlasOptions(slices="E9, E10").slices
+    ('E9', 'E10')
+    """
 
     title: ClassVar[str] = "What is read"
 
@@ -99,7 +105,14 @@ class AtlasOptions(Options):
 
 
 class PrepareOptions(Options):
-    """How counts become graph features."""
+    """How counts become graph features.
+
+    Examples
+    --------
+    >>> PrepareOptions(radius=1.6, n_neighbors=6)
+    Traceback (most recent call last):
+    atlasnmf.errors.BadOption: give --radius or --n-neighbors, not both
+    """
 
     title: ClassVar[str] = "Preparation"
 
@@ -132,7 +145,13 @@ class PrepareOptions(Options):
 
 
 class RunOptions(Options):
-    """Where and within which limits a job runs."""
+    """Where and within which limits a job runs.
+
+    Examples
+    --------
+    >>> RunOptions(memory_budget="4GB", workers=2).seed
+    0
+    """
 
     title: ClassVar[str] = "How it runs"
 
