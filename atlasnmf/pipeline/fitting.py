@@ -422,7 +422,7 @@ def loader_for(
 
 def _rows_bytes(request: FitRequest, source: SpotSource, limits: Limits) -> int:
     """Return what a model that goes over all spots leaves for their rows: half of the rest, or a little."""
-    held = models.step_bytes(
-        request.model, request.params, n_spots=source.n_spots, n_genes=source.counts.n_cols
-    )
+    counts = source.counts
+    shape = {"n_spots": source.n_spots, "n_genes": counts.n_cols, "nnz": counts.nnz / max(source.n_spots, 1)}
+    held = models.step_bytes(request.model, request.params, **shape)
     return int(max((limits.budget.array_bytes - held) / 2, limits.budget.array_bytes / 8))

@@ -213,6 +213,12 @@ def test_the_form_follows_the_budget():
     assert [step_bytes(form, **sizes) for form in forms] == sorted(
         (step_bytes(form, **sizes) for form in forms), reverse=True
     )
+    # values are kept where they fit beside the same form
+    rich = settle(params, **sizes, nnz=900.0, array_bytes=10**11)[0]
+    beside = step_bytes(rich, **sizes, nnz=900.0) - 1
+    poor = settle(params, **sizes, nnz=900.0, array_bytes=int(beside / 0.75))[0]
+    assert (rich.keep_values, poor.keep_values, poor.path) == ("keep", "reread", "compressed")
+    assert step_bytes(rich, **sizes, nnz=900.0) - step_bytes(poor, **sizes, nnz=900.0) == 65_536 * 900 * 16
     sparse = settle(params, **sizes, nnz=100.0, array_bytes=10**11)[0]
     assert (sparse.path, sparse.ranks_together) == ("exact", 3)
     given = Params(ranks="8-10", replicates=10, path="exact")
