@@ -29,20 +29,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if any(_FOR_DEVICES.search(file.read_text()) for file in files) else True
 
 
-def _is_missing(package: str) -> bool:
-    try:
-        return find_spec(package) is None
-    except ModuleNotFoundError:
-        return True
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> pytest.CollectReport:
     """With ``-m gpu``, skip files that need a package that is not there, and name it."""
     report = yield
     if _only_devices(collector.config) and report.failed:
         missing = _MISSING.search(str(report.longrepr))
-        if missing and _is_missing(missing[1]):
+        if missing and find_spec(missing[1]) is None:
             report.outcome = "skipped"
             report.longrepr = (str(collector.path), 0, f"Skipped: {missing[1]} is not installed")
     return report
