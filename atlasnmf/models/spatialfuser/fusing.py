@@ -193,8 +193,9 @@ def _rows(state: State, inputs: Inputs, live: Tensor, spots: np.ndarray) -> Tens
     """Return the embedding of spots: of this step where they are in it, else as last seen."""
     inside = (spots >= inputs.step.start) & (spots < inputs.step.stop)
     if inside.all():
-        return live[torch.from_numpy(spots - inputs.step.start).to(live.device)]
+        # not by brackets: their gradient adds in any order when torch has several threads
+        return live.index_select(0, torch.from_numpy(spots - inputs.step.start).to(live.device))
     places = torch.from_numpy(np.where(inside, spots - inputs.step.start, 0)).to(live.device)
     with torch.no_grad():
         last = state.net.project(state.latents[inputs.slice_index][torch.from_numpy(spots).to(live.device)])
-    return torch.where(torch.from_numpy(inside).to(live.device)[:, None], live[places], last)
+    return torch.where(torch.from_numpy(inside).to(live.device)[:, None], live.index_select(0, places), last)

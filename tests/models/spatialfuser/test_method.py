@@ -7,8 +7,12 @@ import pytest
 import torch
 from small_slices import N, P, slices, units
 
+from atlasnmf.models.spatialfuser.attention import Edges
 from atlasnmf.models.spatialfuser.far import far_neighbours
+from atlasnmf.models.spatialfuser.fusing import _rows
+from atlasnmf.models.spatialfuser.inputs import Inputs
 from atlasnmf.models.spatialfuser.method import build
+from atlasnmf.models.spatialfuser.networks import Graph
 from atlasnmf.models.spatialfuser.params import Params
 from atlasnmf.seeds import rng_for
 
@@ -140,6 +144,25 @@ def test_matches_join_the_same_domains():
         model.facts.frame.positions[pairs.source] - model.facts.frame.positions[pairs.target], axis=1
     )
     assert distance.max() <= 0.3 + 1e-6  # ten spacings
+
+
+def test_two_threads_have_the_same_bits_again():
+    n_rows = 20_000
+    rng = rng_for(0, "threads", "spots")
+    live = torch.from_numpy(rng.standard_normal((n_rows, 8), np.float32)).requires_grad_()
+    whole = slice(0, n_rows)
+    inputs = Inputs(
+        0, whole, whole, live, Graph((n_rows,), Edges(torch.zeros(1), torch.zeros(0))), np.arange(0)
+    )
+    spots = rng.integers(n_rows, size=3 * n_rows)
+    slope = torch.from_numpy(rng.standard_normal((3 * n_rows, 8), np.float32))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = [torch.autograd.grad(_rows(None, inputs, live, spots), live, slope)[0] for _ in range(6)]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(gradient, found[0]) for gradient in found)
 
 
 def test_heads_share_the_components_evenly():
