@@ -10,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
+from atlasnmf.budget import give_back
 from atlasnmf.store.disk import full_disk_is_said
 
 __all__ = ["Spill"]
@@ -51,6 +52,7 @@ class Spill:
     ) -> None:
         self._waiting = []
         shutil.rmtree(self.directory, ignore_errors=True)
+        give_back()
 
     def add(self, bucket: int, *fields: np.ndarray) -> None:
         """Add records to a bucket; the arrays must not change afterwards."""
@@ -87,6 +89,7 @@ class Spill:
                 file.write(b"end".ljust(_DTYPE_BYTES))
             self._waiting[bucket] = []
         self._bytes = 0
+        give_back()
 
 
 def _read_frames(path: Path) -> list[tuple[np.ndarray, ...]]:
