@@ -65,7 +65,7 @@ def test_same_bits_here_and_on_a_cluster(tmp_path: Path) -> None:
 
     here = everything(tmp_path / "here", None)
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as workers,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as workers,
         Client(workers) as client,
     ):
         there = everything(tmp_path / "there", client)

@@ -75,7 +75,9 @@ def test_workers_of_a_cluster_change_no_bit(store: Path, path: str) -> None:
 
     pipeline.fit(request_of(store, {"path": path}, workers=1, key_added="here"))
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as workers,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
+        ) as workers,
         Client(workers) as client,
     ):
         pipeline.fit(request_of(store, {"path": path}, key_added="there"), client=client)

@@ -23,7 +23,7 @@ def test_a_scheduler_without_workers_is_refused() -> None:
     from dask.distributed import LocalCluster
 
     with (
-        LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster,
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster,
         pytest.raises(BadOption, match="no workers"),
         connected(cluster.scheduler_address),
     ):

@@ -141,7 +141,7 @@ def cluster(**options: Any) -> Any:
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(dashboard_address=None, protocol="tcp", **options) as workers,
+        LocalCluster(dashboard_address="127.0.0.1:0", protocol="tcp", **options) as workers,
         Client(workers) as client,
     ):
         yield client

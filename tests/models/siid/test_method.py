@@ -71,7 +71,9 @@ def test_tasks_on_other_workers_give_the_same_bits():
     pair = small_pair(1)
     options = {"n_factors": 3, "passes": 6, "restarts": 2, "restart_passes": 3, "out_of_panel": "none"}
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         Client(cluster) as client,
     ):
         far = pair.fit(client=client, **options)
