@@ -53,9 +53,7 @@ def resampled(path: str, ranks: tuple[int, ...], n_draws: int) -> None:
     data = anndata.read_h5ad(path)
     values, near = np.asarray(data.X, dtype=np.float64), kneighbors_graph(data.obsm["spatial"], _NEIGHBORS)
     weights = Csr.from_scipy(near.maximum(near.T).tocsr())
-    print(
-        f"mean (sd) Moran's I over {n_draws} draws of genes: patterns, components, how often patterns lead"
-    )
+    print(f"mean (sd) Moran's I over {n_draws} draws of genes: patterns, components, how often patterns lead")
     for rank in ranks:
         found: dict[str, list[np.ndarray]] = {"patterns": [], "components": []}
         for draw in range(n_draws):
