@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atlasnmf.kernels.cpu.dense import fill_dense
-from atlasnmf.kernels.cpu.lognorm import log_normalise
 from atlasnmf.models.spatialfuser.attention import Edges, cosine_shares
 from atlasnmf.models.spatialfuser.networks import Graph
 from atlasnmf.models.spatialfuser.params import Params
 from atlasnmf.models.spatialfuser.state import State
 from atlasnmf.schema import AtlasFacts, Csr, SliceBatch
 from atlasnmf.train.method import Ranks
+from atlasnmf.train.sparse_rows import sparse_rows
 
 __all__ = ["Inputs", "Reader", "gathered"]
 
@@ -153,12 +152,14 @@ class Reader:
             assert batch.scores is not None
             levels = torch.as_tensor(batch.scores).to(self.device)
             return levels[:, -1, : self.n_features(0)] / self.spread(batch.slice_index)
-        genes = self.genes[batch.slice_index]
-        counts = batch.counts if len(genes) == self.facts.n_genes else _columns(batch.counts, genes)
-        values = log_normalise(counts.indptr, counts.data, batch.totals, self.facts.target_sum)
-        rows = np.empty((counts.n_rows, counts.n_cols), np.float32)
-        fill_dense(counts.indptr, counts.indices, values, rows)
-        return torch.from_numpy(rows).to(self.device)
+        genes, counts = self.genes[batch.slice_index], batch.counts
+        if len(genes) < self.facts.n_genes and isinstance(counts.data, np.ndarray):
+            counts = _columns(counts, genes)
+        # counts travel as they are stored; logarithms and zeros are made where they are used
+        rows = sparse_rows(counts, self.device).log_normalised(batch.totals, self.facts.target_sum).dense()
+        if rows.shape[1] == len(genes):
+            return rows
+        return rows[:, torch.from_numpy(genes).to(self.device)]
 
 
 def _columns(counts: Csr, genes: np.ndarray) -> Csr:

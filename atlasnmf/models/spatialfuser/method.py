@@ -37,6 +37,11 @@ class Model:
         """Steps that learn; those that measure and embed come after."""
         return self.method.learning_steps
 
+    @property
+    def reads_rows(self) -> bool:
+        """Whether more than embeddings, which the state has, is said: denoised genes come from the rows."""
+        return bool(self.params.denoise)
+
     def infer(self, state: State, batch: SliceBatch) -> dict[str, np.ndarray]:
         """Return what the fit found of the core spots of a batch.
 

@@ -64,6 +64,8 @@ class Links:
         Kind of features of every slice.
     params, seed
         Of the fit.
+    device
+        Where spots are matched.
     """
 
     slices: tuple[tuple[int, int], ...]
@@ -72,15 +74,16 @@ class Links:
     kinds: tuple[int, ...]
     params: Params
     seed: int
+    device: str = "cpu"
 
     @classmethod
-    def of(cls, params: Params, facts: AtlasFacts, seed: int) -> Links:
+    def of(cls, params: Params, facts: AtlasFacts, seed: int, device: str = "cpu") -> Links:
         """Link every slice with the one before it, or with the first."""
         linked = range(1, facts.n_slices)
         slices = tuple((0 if params.partners == "first" else s - 1, s) for s in linked)
         frame = facts.frame
         if frame is None:
-            return cls((), (), (), (), params, seed)
+            return cls((), (), (), (), params, seed, device)
         offsets = np.concatenate([[0], np.cumsum(facts.n_spots)])
         positions = tuple(frame.positions[lo:hi] for lo, hi in pairwise(offsets))
         radii: list[float | None] = []
@@ -90,7 +93,7 @@ class Links:
             trusted = bool(frame.trusted[b]) or params.max_distance is not None
             radii.append(float(wanted) if trusted else None)
         kinds = (0,) * facts.n_slices if facts.kinds is None else tuple(facts.kinds.tolist())
-        return cls(slices, tuple(radii), positions, kinds, params, seed)
+        return cls(slices, tuple(radii), positions, kinds, params, seed, device)
 
     def comparable(self, link: int) -> bool:
         """Say whether the two slices of a link can be matched: they share features, or a frame.
@@ -148,6 +151,7 @@ class Links:
             bin_score=params.bin_score,
             k=params.top_k,
             rng=rng_for(self.seed, "spatialfuser", "null", link, *where),
+            device=self.device,
         )
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "RESULTS",
     "SHARES_STEPS",
     "SUMMARY",
+    "TAKES_TENSORS",
     "Params",
     "check",
     "check_shared",
@@ -30,6 +31,8 @@ __all__ = [
 SUMMARY = "Embed slices by graph attention, match their spots by transport and fuse them (SpatialFuser)."
 CLASS_NAME = "SpatialFuser"
 SHARES_STEPS = True
+#: Batches may hold tensors of the device.
+TAKES_TENSORS = True
 RESULTS = {
     "obsm": ("X_spatialfuser", "spatialfuser_aligned", "spatialfuser_denoised"),
     "tables": ("spatialfuser_matches",),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from atlasnmf.errors import BadOption
+from atlasnmf.kernels.dispatch import gpu_available
 from atlasnmf.models.spatialfuser import state as states
 from atlasnmf.models.spatialfuser.far import far_neighbours
 from atlasnmf.models.spatialfuser.fusing import Fusion
@@ -71,7 +72,9 @@ class FuserMethod:
         if several is not None:
             check_shared(params)
         self.reader = Reader(params, facts, device, several)
-        self.links = Links.of(params, facts, seed)
+        # torch may see a device that CuPy, which may not be installed, cannot use
+        matches_there = device.type == "cuda" and gpu_available()
+        self.links = Links.of(params, facts, seed, "cuda" if matches_there else "cpu")
         self.fusion = Fusion(params, self.links, seed, several)
         # refused before anything is trained
         wanted_genes(params, facts.genes)
