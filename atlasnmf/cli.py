@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -131,11 +130,6 @@ class _ModelGroup(TyperGroup):
         from atlasnmf import models
         from atlasnmf.options import AtlasOptions, PrepareOptions, RunOptions
 
-        if cmd_name not in models.available():
-            known = ", ".join(models.available())
-            near = get_close_matches(cmd_name, models.available(), n=1)
-            hint = f" did you mean {near[0]}?" if near else ""
-            raise BadOption(f"there is no model named {cmd_name!r};{hint} there are {known}")
         params = models.params(cmd_name)
 
         def action(store: str, options: list[Any], **switches: Any) -> None:

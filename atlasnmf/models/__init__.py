@@ -10,6 +10,7 @@ above lists them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -55,7 +56,9 @@ def available() -> tuple[str, ...]:
 
 def _declared(model: str) -> ModuleType:
     if model not in available():
-        raise BadOption(f"there is no model named {model!r}; there are {', '.join(available())}")
+        near = get_close_matches(model, available(), n=1)
+        hint = f" did you mean {near[0]}?" if near else ""
+        raise BadOption(f"there is no model named {model!r};{hint} there are {', '.join(available())}")
     return import_module(f"atlasnmf.models.{model}.params")
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Fit", "loader_for", "reopen", "train"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Fit:
     """A trained model and the atlas it was trained on.
 
@@ -81,6 +81,11 @@ class Fit:
     quality: dict[str, Any] = field(default_factory=dict)
     _loader: Loader | None = None
     _shared: tuple[Client, InferTile] | None = None
+
+    def __repr__(self) -> str:
+        """Say what was fitted to what, in a line."""
+        n_steps = len(next(iter(self.history.values()), ()))
+        return f"Fit({self.request.model} on {self.atlas.name}: {n_steps:,} steps in {self.seconds:,.0f} s)"
 
     @property
     def atlas(self) -> Atlas:
