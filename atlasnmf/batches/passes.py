@@ -24,6 +24,8 @@ __all__ = ["Pass", "Passes"]
 
 #: Blocks of a sample at least, and their rows at most.
 _BLOCKS, _BLOCK_ROWS = 8, 512
+#: Tasks of a pass at least, where it has as many tiles, and rows that are enough for one.
+_LEAST_TASKS, _TASK_ROWS = 16, 4096
 #: What a model keeps of every spot: one array, or several.
 Rows = np.ndarray | tuple[np.ndarray, ...]
 
@@ -98,7 +100,7 @@ class Pass:
         rows: Rows | None = None,
         beside: tuple[np.ndarray, ...] = (),
     ) -> Any:
-        """Contract every tile once and merge the parts from left to right.
+        """Contract every tile once and merge the parts from left to right, first those of small tiles.
 
         Parameters
         ----------
@@ -140,8 +142,14 @@ class Pass:
             ``new``.
         combine
             As in :meth:`reduce`.
+
+        Notes
+        -----
+        Always in threads of this process: what is kept is here, and to send it to a worker and back takes
+        longer than what is done with it.
         """
-        return self._merged(partial(_contract, chunk), combine, rows, beside)
+        here = Pass(self._source, self.tiles, n_workers=self._n_workers)
+        return here._merged(partial(_contract, chunk), combine, rows, beside)
 
     def _merged(
         self,
@@ -154,15 +162,29 @@ class Pass:
         places = self._places()
         runs = [[array[place] for place in places[len(array)]] for array in (*own, *beside)]
         items = [_Item(tile, tuple(of_tile)) for tile, *of_tile in zip(self.tiles, *runs, strict=True)]
-        total: Any = None
-        stream = stream_tiles(task, items, client=self._client, n_workers=self._n_workers)
-        for index, part in enumerate(stream):
-            if rows is not None:
-                part, new = part
+        together = partial(_together, task, combine, rows is not None)
+        stream = stream_tiles(together, self._bundles(items), client=self._client, n_workers=self._n_workers)
+        total, at = None, 0
+        for index, (part, changed) in enumerate(stream):
+            for new in changed:
                 for array, run in zip(own, new if isinstance(rows, tuple) else (new,), strict=True):
-                    array[places[len(array)][index]] = run
+                    array[places[len(array)][at]] = run
+                at += 1
             total = part if index == 0 else combine(total, part)
         return total
+
+    def _bundles(self, items: list[_Item]) -> list[list[_Item]]:
+        """Put small tiles together, whoever works: their parts are larger than what they were read from."""
+        enough = min(self.n_read // _LEAST_TASKS, _TASK_ROWS)
+        bundles: list[list[_Item]] = []
+        held = enough
+        for item in items:
+            if held >= enough:
+                bundles.append([])
+                held = 0
+            bundles[-1].append(item)
+            held += item.tile.stop - item.tile.start
+        return bundles
 
     def _places(self) -> dict[int, list[slice]]:
         """Return the run of every tile in arrays of so many rows: those of this pass, or all."""
@@ -171,6 +193,20 @@ class Pass:
             self.n_read: [slice(start, stop) for start, stop in pairwise([0, *ends])],
             self.n_rows: [slice(tile.start, tile.stop) for tile in self.tiles],
         }
+
+
+def _together(
+    task: Callable[[_Item], Any], combine: Callable[[Any, Any], Any], keeps_rows: bool, items: list[_Item]
+) -> tuple[Any, list[Any]]:
+    """Merge the parts of some tiles from left to right; return what takes the place of their rows beside."""
+    total, changed = None, []
+    for index, item in enumerate(items):
+        part = task(item)
+        if keeps_rows:
+            part, new = part
+            changed.append(new)
+        total = part if index == 0 else combine(total, part)
+    return total, changed
 
 
 def _read_and_contract(source: SpotSource, chunk: Callable[..., Any], item: _Item) -> Any:
