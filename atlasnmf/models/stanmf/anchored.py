@@ -19,10 +19,8 @@ X diag(w) A they would have used beside the true one.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -35,6 +33,7 @@ from atlasnmf.models.stanmf.solver import (
     Task,
     losses_of,
     spot_sums,
+    sweep_factor,
     sweep_genes,
     sweep_spots,
 )
@@ -45,8 +44,8 @@ __all__ = ["Anchors", "Sketch", "anchor", "iterate_on_sketch"]
 
 #: Keeps the least squares of the anchors solvable where fits hardly move, or hardly leave the sketch.
 _RIDGE = 1e-6
-#: Rows gone over together: what all steps of a fit touch stays in the nearer caches.
-_BLOCK_ROWS = 1024
+#: Rows of a fit gone over together: what all steps touch stays in the second-level cache (measured).
+_BLOCK_ROWS = 512
 #: Rows of a tile that say how far off the sketch was.
 _CHECKED_ROWS = 512
 
@@ -88,10 +87,9 @@ class Anchors:
 
     Parameters
     ----------
-    products, product_steps
-        X diag(w) A of the spots that are learned from, shape (n, C).
-    patterns, pattern_steps
-        D of these spots, shape (n, C).
+    products, patterns
+        X diag(w) A and D of the spots that are learned from, by fit: shape (F, n, 2K) for the largest K, the
+        steps beside each fit's own columns. What a fit needs lies together in memory.
     genes, cross
         E and P, and their steps after them, shape (2G, C) each.
     seen, small
@@ -102,9 +100,7 @@ class Anchors:
     """
 
     products: np.ndarray = field(default_factory=_nothing)
-    product_steps: np.ndarray = field(default_factory=_nothing)
     patterns: np.ndarray = field(default_factory=_nothing)
-    pattern_steps: np.ndarray = field(default_factory=_nothing)
     genes: np.ndarray = field(default_factory=_nothing)
     cross: np.ndarray = field(default_factory=_nothing)
     seen: np.ndarray = field(default_factory=_nothing)
@@ -115,16 +111,22 @@ class Anchors:
     @classmethod
     def room_for(cls, n_spots: int, n_genes: int, width: int, fits: Fits, dtype: Any) -> Anchors:
         """Make room for the anchors of a stack."""
-        rows = [n_spots] * 4 + [2 * n_genes] * 2 + [2 * width] * 2
-        room = cls(*(np.zeros((n_rows, fits.n_columns), dtype=dtype) for n_rows in rows))
-        grams = 2 * max(fits.widths), 2 * fits.n_columns
-        room.gene_grams, room.grams = np.zeros(grams), np.zeros(grams)
+        widest, columns = 2 * max(fits.widths), fits.n_columns
+        shapes = (
+            [(fits.n_fits, n_spots, widest)] * 2 + [(2 * n_genes, columns)] * 2 + [(2 * width, columns)] * 2
+        )
+        room = cls(*(np.zeros(shape, dtype=dtype) for shape in shapes))
+        room.gene_grams, room.grams = np.zeros((widest, 2 * columns)), np.zeros((widest, 2 * columns))
         return room
 
-    @property
-    def of_spots(self) -> tuple[np.ndarray, ...]:
-        """What is noted by spot."""
-        return self.products, self.product_steps, self.patterns, self.pattern_steps
+    def of_spots(self, task: Task) -> tuple[np.ndarray, ...]:
+        """Return what is noted by spot of the fits at work: (n, 2K) of products by fit, then of patterns."""
+        widths = [2 * len(gram) for gram in task.grams]
+        return tuple(
+            noted[fit, :, :width]
+            for noted in (self.products, self.patterns)
+            for fit, width in zip(task.fits, widths, strict=True)
+        )
 
 
 def _noted(array: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,6 +139,15 @@ def _products(new: np.ndarray, step: np.ndarray) -> np.ndarray:
     """Return the products of an anchor and its steps with each other, float64, shape (2K, 2K)."""
     between = new.T @ step
     return np.block([[new.T @ new, between], [between.T, step.T @ step]]).astype(np.float64)
+
+
+def _beside(new: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Return a new anchor of some spots and the steps back to the one before, shape (t, 2K)."""
+    rank = new.shape[1]
+    both = np.empty_like(before)
+    both[:, :rank] = new
+    np.subtract(before[:, :rank], new, out=both[:, rank:])
+    return both
 
 
 def _mixed(noted: tuple[np.ndarray, np.ndarray], parts: np.ndarray) -> np.ndarray:
@@ -188,11 +199,11 @@ class _Foretold:
             alphas.append(alpha)
         return cls(seen, missed, turned, alphas)
 
-    def product(self, task: Task, sketch: np.ndarray, products: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    def product(self, task: Task, sketch: np.ndarray, products: Sequence[np.ndarray]) -> np.ndarray:
         """Return X diag(w) A of some spots, (t, c), from their rows of the sketch and of the anchors."""
         cross = sketch @ self.turned
-        for (a, b), (start, stop), alpha in zip(task.spans, task.places, self.alphas, strict=True):
-            cross[:, a:b] += _mixed((products[:, start:stop], steps[:, start:stop]), alpha)
+        for (a, b), noted, alpha in zip(task.spans, products, self.alphas, strict=True):
+            cross[:, a:b] += noted @ alpha
         return cross
 
 
@@ -214,7 +225,7 @@ def anchor(
     task = Task.of(fits, coefficients, at_work, transform.device)
     foretold = _Foretold.of(task, sketch, anchors)
     beside = (sketch.rows, *(() if fits.spot_weights is None else (fits.spot_weights,)))
-    rows = (patterns, *anchors.of_spots)
+    rows = (patterns, *anchors.of_spots(task))
     sums, (overlaps, errors) = unit.reduce(_OnBoth(transform, task, foretold), rows=rows, beside=beside)
     cross = sums.cross.astype(coefficients.dtype)
     small = sketch.basis.T @ cross  # V'X'D is S'D
@@ -246,7 +257,7 @@ def iterate_on_sketch(
 ) -> Iteration:
     """Take one iteration without reading the data; its losses are not known."""
     task = Task.of(fits, coefficients, at_work, device)
-    beside = (sketch.rows, *anchors.of_spots)
+    beside = (*anchors.of_spots(task), sketch.rows)
     beside = (*beside, *(() if fits.spot_weights is None else (fits.spot_weights,)))
     chunk = _OnSketch(task, _Foretold.of(task, sketch, anchors))
     sums, overlaps = unit.sweep(chunk, patterns, *beside)
@@ -277,42 +288,34 @@ class _OnBoth:
     foretold: _Foretold
 
     def __call__(
-        self,
-        batch: SliceBatch,
-        own: np.ndarray,
-        products: np.ndarray,
-        product_steps: np.ndarray,
-        anchored: np.ndarray,
-        pattern_steps: np.ndarray,
-        sketch: np.ndarray,
-        draws: np.ndarray | None = None,
+        self, batch: SliceBatch, own: np.ndarray, *rows: np.ndarray
     ) -> tuple[tuple[Sums, Any], tuple[np.ndarray, ...]]:
         task, values = self.task, self.transform(batch)
+        products, anchored, sketch, draws = _parted(task, rows)
         cross = values.dot(task.weighted)
         some = slice(_CHECKED_ROWS)
-        off = cross[some] - self.foretold.product(task, sketch[some], products[some], product_steps[some])
+        off = cross[some] - self.foretold.product(task, sketch[some], [noted[some] for noted in products])
         errors = np.array([self._squares(off), self._squares(cross[some])])
         kept, patterns, violation = sweep_spots(task, cross, own)
         left, grams = spot_sums(task, patterns, draws)
         sums = Sums(values.t_dot(left).astype(np.float64), grams, violation)
-        product, pattern = self._wide(cross, products), self._wide(left, anchored)
-        new = kept, product, products - product, pattern, anchored - pattern
-        return (sums, (tuple(self._overlaps(pattern, new[-1])), errors)), new
-
-    def _wide(self, columns: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """Put the columns of the fits at work in their places among all."""
-        if columns.shape[1] == before.shape[1]:
-            return columns
-        wide = before.copy()
-        wide[:, self.task.columns] = columns
-        return wide
-
-    def _overlaps(self, patterns: np.ndarray, steps: np.ndarray) -> Iterator[np.ndarray]:
-        for start, stop in self.task.places:
-            yield _products(patterns[:, start:stop], steps[:, start:stop])
+        noted = [
+            tuple(_beside(new[:, a:b], each) for (a, b), each in zip(task.spans, before, strict=True))
+            for new, before in ((cross, products), (left, anchored))
+        ]
+        overlaps = tuple(_doubled([each.T @ each for each in noted[1]]))
+        return (sums, (overlaps, errors)), (kept, *noted[0], *noted[1])
 
     def _squares(self, values: np.ndarray) -> list[float]:
         return [float(np.vdot(values[:, a:b], values[:, a:b])) for a, b in self.task.spans]
+
+
+def _parted(
+    task: Task, rows: Sequence[np.ndarray]
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], np.ndarray, np.ndarray | None]:
+    """Part what a tile of an anchor is given: noted products and patterns by fit, sketch, draws if any."""
+    n = len(task.fits)
+    return rows[:n], rows[n : 2 * n], rows[2 * n], rows[2 * n + 1] if len(rows) > 2 * n + 1 else None
 
 
 @dataclass(frozen=True)
@@ -322,31 +325,36 @@ class _OnSketch:
     task: Task
     foretold: _Foretold
 
-    def __call__(
-        self, own: np.ndarray, sketch: np.ndarray, *noted: np.ndarray
-    ) -> tuple[tuple[Sums, Any], np.ndarray]:
-        kept, parts = np.empty_like(own), []
-        for start in range(0, len(own), _BLOCK_ROWS):
-            rows = slice(start, start + _BLOCK_ROWS)
-            part, kept[rows] = self._block(own[rows], sketch[rows], *(array[rows] for array in noted))
-            parts.append(part)
-        sums = reduce(operator.add, (each for each, _ in parts))
-        return (sums, tuple(map(sum, zip(*(each for _, each in parts), strict=True)))), kept
+    def __call__(self, own: np.ndarray, *rows: np.ndarray) -> tuple[tuple[Sums, Any], np.ndarray]:
+        kept = own.copy()
+        found = [self._of_fit(at, kept, *rows) for at in range(len(self.task.fits))]
+        small, grams, overlaps, violation = zip(*found, strict=True)
+        cross = np.concatenate(small, axis=1).astype(np.float64)
+        return (Sums(cross, _doubled(grams), np.array(violation)), tuple(_doubled(overlaps))), kept
 
-    def _block(
-        self,
-        own: np.ndarray,
-        sketch: np.ndarray,
-        products: np.ndarray,
-        product_steps: np.ndarray,
-        anchored: np.ndarray,
-        pattern_steps: np.ndarray,
-        draws: np.ndarray | None = None,
-    ) -> tuple[tuple[Sums, Any], np.ndarray]:
-        task, overlaps = self.task, []
-        cross = self.foretold.product(task, sketch, products, product_steps)
-        kept, patterns, violation = sweep_spots(task, cross, own)
-        left, grams = spot_sums(task, patterns, draws)
-        for (a, b), (start, stop) in zip(task.spans, task.places, strict=True):
-            overlaps.append(_against((anchored[:, start:stop], pattern_steps[:, start:stop]), left[:, a:b]))
-        return (Sums((sketch.T @ left).astype(np.float64), grams, violation), tuple(overlaps)), kept
+    def _of_fit(
+        self, at: int, kept: np.ndarray, *rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """Sweep the patterns of a fit in place; return S'D, D'D, noted D with D, and the violation."""
+        task, (products, anchored, sketch, draws) = self.task, _parted(self.task, rows)
+        place, (a, b), side = slice(*task.places[at]), task.spans[at], task.side
+        turned, alpha = np.ascontiguousarray(self.foretold.turned[:, a:b]), self.foretold.alphas[at]
+        small, overlap = np.zeros_like(turned), np.zeros_like(alpha)
+        gram, violation = np.zeros_like(alpha[: b - a]), 0.0
+        for start in range(0, len(kept), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            cross = sketch[block] @ turned
+            cross += products[at][block] @ alpha
+            patterns, away = sweep_factor(kept[block, place], task.grams[at], cross, 1, side)
+            kept[block, place] = left = patterns
+            if draws is not None:
+                left = patterns * draws[block, task.fits[at], None].astype(patterns.dtype)
+            small += sketch[block].T @ left
+            gram += left.T @ patterns
+            overlap += anchored[at][block].T @ left
+            violation += away
+        return small, gram, overlap, violation
+
+
+def _doubled(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [array.astype(np.float64) for array in arrays]

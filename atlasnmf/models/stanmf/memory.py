@@ -17,7 +17,7 @@ _LEAST_GAIN = 2.0
 _USUAL_GAP = 6
 #: Arrays of genes x columns that live at the same time: coefficients, weighted, swept, sums, and scratch.
 _GENE_ARRAYS = 8
-#: Arrays of learned spots x columns that the anchors of the compressed path note.
+#: Arrays of learned spots x columns that the anchors note, every fit of a stack as wide as the widest.
 _NOTED_SPOTS = 4
 #: Bytes of a kept value: itself and its place, twice; or its share of a dense block that is filled this much.
 _PLACE_BYTES, _DENSE_FROM = 4, 0.3
@@ -107,7 +107,8 @@ def step_bytes(params: Params, *, n_spots: int, n_genes: int, nnz: float = 0.0, 
     last = params.ranks[-1]
     learned = min(params.learn_spots or n_spots, n_spots)
     kept = last if params.keep_patterns == "recompute" else columns
-    noted = 0.0 if params.path == "exact" else columns * _NOTED_SPOTS * item
+    stacked = last * together * params.replicates
+    noted = 0.0 if params.path == "exact" else stacked * _NOTED_SPOTS * item
     if params.keep_values != "reread":
         noted += nnz * max(2 * (item + _PLACE_BYTES), item / _DENSE_FROM)
     per_spot = item * (sketch_width(params) + kept)

@@ -28,6 +28,7 @@ __all__ = [
     "compare",
     "iterate",
     "losses_of",
+    "sweep_factor",
     "sweep_genes",
     "sweep_spots",
 ]
@@ -117,6 +118,11 @@ class Task:
         grams = [(coefficients[:, a:b].T @ weighted[:, a:b]).astype(np.float64) for a, b in places]
         chosen = weighted if len(columns) == fits.n_columns else weighted[:, columns]
         return cls(list(at_work), places, columns, chosen, grams, device)
+
+    @property
+    def side(self) -> _Side:
+        """The sweeps' kernels, and what brings arrays to them."""
+        return kernel("hals", self.device), carrier(self.device)
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -270,13 +276,13 @@ def sweep_spots(
         By fit at work.
     """
     patterns, violation = np.empty_like(cross), np.zeros(len(task.fits))
-    side = kernel("hals", task.device), carrier(task.device)
+    side = task.side
     for fit, (gram, (a, b), (start, stop)) in enumerate(
         zip(task.grams, task.spans, task.places, strict=True)
     ):
         if own.shape[1] and not anew:
             given = own[:, start:stop]
-            patterns[:, a:b], violation[fit] = _swept(given, gram, cross[:, a:b], 1, side)
+            patterns[:, a:b], violation[fit] = sweep_factor(given, gram, cross[:, a:b], 1, side)
         else:
             patterns[:, a:b], violation[fit] = fresh(gram, cross[:, a:b], side)
     if not own.shape[1]:
@@ -302,10 +308,10 @@ def spot_sums(
 def fresh(gram: np.ndarray, cross: np.ndarray, side: _Side) -> tuple[np.ndarray, float]:
     """Find patterns from the coefficients alone: some sweeps from a start that is a function of them."""
     scale = np.maximum(gram.sum(axis=1), np.finfo(np.float32).tiny).astype(cross.dtype)
-    return _swept(np.maximum(cross, 0) / scale, gram, cross, _FRESH_SWEEPS, side)
+    return sweep_factor(np.maximum(cross, 0) / scale, gram, cross, _FRESH_SWEEPS, side)
 
 
-def _swept(
+def sweep_factor(
     factor: np.ndarray, gram: np.ndarray, cross: np.ndarray, n_sweeps: int, side: _Side
 ) -> tuple[np.ndarray, float]:
     """Sweep a factor some times where the kernels run; return it, and the violation of the last sweep."""
@@ -344,7 +350,7 @@ def sweep_genes(
     for at, fit in enumerate(task.fits):
         (a, b), (start, stop) = task.spans[at], task.places[at]
         given = coefficients[:, start:stop]
-        swept[:, start:stop], away = _swept(given, sums.grams[at], cross[:, a:b], 1, side)
+        swept[:, start:stop], away = sweep_factor(given, sums.grams[at], cross[:, a:b], 1, side)
         violation[fit] = sums.violation[at] + away
     return swept, violation
 
@@ -400,7 +406,7 @@ class _FreshProducts:
 
     def __call__(self, batch: SliceBatch) -> np.ndarray:
         cross = self.transform(batch).dot(self.task.weighted)
-        side = kernel("hals", self.task.device), carrier(self.task.device)
+        side = self.task.side
         for gram, (a, b) in zip(self.task.grams, self.task.spans, strict=True):
             cross[:, a:b] = fresh(gram, cross[:, a:b], side)[0]
         return (cross.T @ cross).astype(np.float64)

@@ -12,6 +12,7 @@ from sklearn.decomposition import NMF, non_negative_factorization
 from sklearn.decomposition._nmf import _initialize_nmf
 from small_studies import OFFSETS, counts_of, log_values, passes_of
 
+from atlasnmf.models.stanmf import anchored as anchored_module
 from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_sketch
 from atlasnmf.models.stanmf.perturb import gene_draws, perturbed
 from atlasnmf.models.stanmf.sketch import first_directions, moments_and_range, project, turn, widen
@@ -205,6 +206,28 @@ def test_a_sketch_of_full_width_loses_nothing():
     expected = run(counts, fits, *random_start(30, 12), 24)
     np.testing.assert_allclose(patterns, expected[0], atol=1e-7)
     np.testing.assert_allclose(coefficients, expected[1], atol=1e-7)
+
+
+def test_fits_of_different_rank_share_a_sketch(monkeypatch):
+    """Some at work and some not, with drawn spots, small blocks: still the exact iterations."""
+    monkeypatch.setattr(anchored_module, "_BLOCK_ROWS", 16)
+    counts, widths = counts_of(n_genes=30), (3, 5, 4)
+    genes = np.stack([gene_draws(0, k, 0, 30) for k in widths], axis=1)
+    spots = np.random.default_rng(3).integers(0, 3, (len(counts), 3)).astype(np.float64)
+    fits = Fits(widths, genes, spots)
+    unit, basis, rows, gram = sketch_of(counts, 30)
+    sketch = Sketch.of(rows, basis, gram)
+    anchors = Anchors.room_for(len(counts), 30, 30, fits, np.float64)
+    squares = (log_values(counts) ** 2).sum(axis=0)
+    (patterns, a), (expected, b) = random_start(30, 12), random_start(30, 12)
+    for index, at_work in enumerate([[0, 1, 2], [0, 1, 2], [0, 2], [0, 2], [2], [2]]):
+        if index % 2:
+            a = iterate_on_sketch(unit, sketch, anchors, fits, a, patterns, at_work).coefficients
+        else:
+            a = anchor(unit, LOG, sketch, anchors, fits, a, patterns, squares, at_work).coefficients
+        b = iterate(unit, LOG, fits, b, expected, squares, at_work).coefficients
+    np.testing.assert_allclose(patterns, expected, atol=1e-8)
+    np.testing.assert_allclose(a, b, atol=1e-8)
 
 
 def test_an_anchored_sketch_stays_on_the_exact_path():
