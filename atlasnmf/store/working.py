@@ -135,6 +135,12 @@ class WorkingCopy:
         changed = sorted(
             name for name in stored.keys() | current.keys() if stored.get(name) != current.get(name)
         )
+        both = {name for name in changed if name in stored and name in current}
+        if changed and both <= {"tables", "slices"}:
+            raise BadInput(
+                f"the working copy {self.path} is of other tables or slices than these; name another "
+                f"--work-dir for these, or delete it (rm -r {self.path})"
+            )
         if changed:
             then = facts.get("source", {}).get("slice_key")
             if "slice_key" in changed and then:

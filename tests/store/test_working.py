@@ -75,9 +75,16 @@ def test_names_come_back(atlas):
 def test_another_input_is_refused_and_named(atlas):
     working = WorkingCopy.open(atlas)
     other = open_atlas(atlas.path, tables="slice_0")
-    with pytest.raises(BadInput, match=r"working copy .* another input \(different: .*tables.*rm -r"):
+    with pytest.raises(BadInput, match=r"of other tables or slices than these; name another --work-dir"):
         WorkingCopy.open(other)
-    facts = working.facts() | {"format": 0}
+    facts = working.facts()
+    changed = facts["fingerprint"] | {"counts of slice_0": "others"}
+    (working.path / "format.json").write_text(json.dumps(facts | {"fingerprint": changed}))
+    with pytest.raises(
+        BadInput, match=r"working copy .* another input \(different: counts of slice_0\); .*rm -r"
+    ):
+        WorkingCopy.open(atlas)
+    facts |= {"format": 0}
     (working.path / "format.json").write_text(json.dumps(facts))
     with pytest.raises(BadInput, match="of format 0"):
         WorkingCopy.open(atlas)
