@@ -25,7 +25,7 @@ extensions = [
 ]
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "api/generated/cli.md"]
+exclude_patterns = ["_build", "api/generated/cli.md", "_static"]
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
