@@ -248,6 +248,9 @@ class Transform:
     kept
         Where the values of tiles stay between passes; None makes them anew in each. Not sent to other
         processes.
+    ready
+        Lay values out as those that are kept are, although none are: what another process multiplies for one
+        that keeps them, to the same bits.
     """
 
     kind: str
@@ -255,15 +258,18 @@ class Transform:
     dtype: Any = np.float32
     device: str = "cpu"
     kept: KeptValues | None = None
+    ready: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Transform, (self.kind, self.target_sum, self.dtype, self.device)
+        ready = self.ready or self.kept is not None
+        return Transform, (self.kind, self.target_sum, self.dtype, self.device, None, ready)
 
     def __call__(self, batch: SliceBatch) -> Values | ReadyValues | DeviceValues:
         """Return the values of a batch's spots, ready to be multiplied."""
         if side_of(self.device) == "cpu":
             if self.kept is None:
-                return self.on_host(batch)
+                values = self.on_host(batch)
+                return ReadyValues(values.csr) if self.ready else values
             return self.kept.of(batch.rows, partial(self.on_host, batch))
         totals = batch.totals if self.kind == "log" else None
         make = partial(DeviceValues, batch.counts, totals, self.target_sum, self.dtype, self.device)
