@@ -1,6 +1,6 @@
 """Cost of a stability study against the number of spots, under one memory budget.
 
-usage: python benchmarks/scale/stanmf.py [--sizes 100000,1000000] [--ranks 8,12,16] [--replicates 10] [--keep]
+usage: python benchmarks/scale/stanmf.py [--sizes 100000,1000000] [--ranks 8-16] [--replicates 10] [--workers 1] [--keep]
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ def main() -> None:
     parser.add_argument("--sizes", default="100000,1000000")
     parser.add_argument("--genes", default="2000")
     parser.add_argument("--slices", default="8")
-    parser.add_argument("--ranks", default="8,12,16")
+    parser.add_argument("--ranks", default="8-16")
     parser.add_argument("--replicates", default="10")
     parser.add_argument("--budget", default="4GB")
+    parser.add_argument("--workers", default="1", help="processes; one keeps the values of the tiles for all passes")
     parser.add_argument("--dir", type=Path, default=Path("/tmp/atlasnmf-bench"))
     parser.add_argument("--keep", action="store_true", help="keep the simulated stores")
     args = parser.parse_args()
@@ -36,9 +37,8 @@ def main() -> None:
         # a finished study would only be read back
         shutil.rmtree(f"{store}.atlasnmf/fits", ignore_errors=True)
         study = ["--ranks", args.ranks, "--replicates", args.replicates, "--memory-budget", args.budget]
-        cost = measure(
-            atlasnmf("fit", "stanmf", str(store), *study, "--workers", "2", "--overwrite", "--json")
-        )
+        workers = ["--workers", args.workers] if args.workers != "1" else []
+        cost = measure(atlasnmf("fit", "stanmf", str(store), *study, *workers, "--overwrite", "--json"))
         record = json.loads(cost.stdout)
         row = {
             "n_spots": size,
