@@ -36,8 +36,7 @@ def halo_batch(source: SpotSource, slice_index: int, start: int, stop: int, hops
 
     Notes
     -----
-    The same rows and graph as :mod:`atlasnmf.tiles.halo` cuts from a graph in memory; here only the
-    neighbours of the tile are read.
+    Only the neighbours of the tile are read, see :func:`~atlasnmf.features.neighbourhood.neighbourhood_of`.
     """
     if hops == 0:
         return source.batch(slice_index, source.read(start, stop))

@@ -12,8 +12,6 @@ from atlasnmf.kernels.dispatch import kernel, to_host
 from atlasnmf.schema import Csr
 
 __all__ = [
-    "adjacency_weights",
-    "averaging_weights",
     "count_duplicates",
     "degrees",
     "slice_graph",
@@ -135,53 +133,6 @@ def symmetric_union(graph: Csr) -> Csr:
 def degrees(graph: Csr) -> np.ndarray:
     """Count the neighbours of each row, itself included; int32, shape (n_rows,)."""
     return np.diff(graph.indptr).astype(np.int32)
-
-
-def adjacency_weights(graph: Csr, slice_degrees: np.ndarray, start: int = 0) -> Csr:
-    """Weigh the edges of a run of spots as in A~ = D^-1/2 A D^-1/2, self in A and in D.
-
-    Parameters
-    ----------
-    graph
-        Rows of the run, from :func:`slice_graph`.
-    slice_degrees
-        Degrees of all spots of the slice, self included, shape (n,).
-    start
-        First spot of the run.
-
-    Returns
-    -------
-    graph
-        The same edges; data 1 / sqrt(d_i d_j), float32.
-
-    Notes
-    -----
-    The propagation of INSPIRE's LGCN encoder and of graph convolutions (Kipf & Welling 2017). An edge's
-    weight depends on the degrees of its two ends only, so tiles give the same bits as the whole slice.
-    """
-    own = np.repeat(
-        np.asarray(slice_degrees[start : start + graph.n_rows], np.float64), np.diff(graph.indptr)
-    )
-    weights = 1.0 / np.sqrt(own * slice_degrees[graph.indices])
-    return Csr(graph.indptr, graph.indices, weights.astype(np.float32), graph.n_cols)
-
-
-def averaging_weights(graph: Csr) -> Csr:
-    """Weigh edges as in D^-1 A, so that smoothing is the mean over a spot and its neighbours.
-
-    Parameters
-    ----------
-    graph
-        Any rows, from :func:`slice_graph`.
-
-    Returns
-    -------
-    graph
-        The same edges; data 1 / d_i, float32.
-    """
-    lengths = np.diff(graph.indptr)
-    weights = np.repeat((1.0 / np.maximum(lengths, 1)).astype(np.float32), lengths)
-    return Csr(graph.indptr, graph.indices, weights, graph.n_cols)
 
 
 def count_duplicates(coords: np.ndarray) -> int:

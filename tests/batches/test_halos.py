@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
-from small_sources import assert_same_csr, small_source
+from small_sources import small_source
 
 from atlasnmf.batches.halos import halo_batch
-from atlasnmf.tiles.halo import halo_tile, local_graph
-from atlasnmf.tiles.plan import plan_tiles
 
 
 def dense_graph(source):
@@ -47,20 +45,6 @@ def test_rings_and_graph(hops, core):
         assert (np.diff(batch.rows[columns]) > 0).all()
     np.testing.assert_array_equal(batch.totals, source.totals[batch.rows])
     np.testing.assert_array_equal(batch.scores, source.scores.rows[batch.rows])
-
-
-@pytest.mark.parametrize("hops", [1, 2, 3])
-def test_the_same_as_cut_from_a_graph_in_memory(hops):
-    source = small_source()
-    graph, degrees = source.graph.rows, source.degrees.astype(np.float64)
-    heads = np.repeat(np.arange(source.n_spots), np.diff(graph.indptr))
-    weights = (1.0 / np.sqrt(degrees[heads] * degrees[graph.indices])).astype(np.float32)
-    for tile in plan_tiles(source.offsets, 12):
-        batch = halo_batch(source, tile.slice_index, tile.start, tile.stop, hops)
-        halo = halo_tile(graph.indptr, graph.indices, tile, hops)
-        np.testing.assert_array_equal(batch.rows, halo.rows)
-        assert batch.rings == halo.ring_sizes
-        assert_same_csr(batch.graph, local_graph(graph.indptr, graph.indices, weights, halo))
 
 
 @pytest.mark.parametrize("hops", [1, 2, 3])

@@ -5,8 +5,6 @@ import pytest
 
 from atlasnmf.errors import BadOption
 from atlasnmf.graph.build import (
-    adjacency_weights,
-    averaging_weights,
     count_duplicates,
     degrees,
     slice_graph,
@@ -58,29 +56,12 @@ def test_knn_graph_is_directed_and_its_union_is_not(coords):
 def test_tiles_are_cuts_of_the_slice(coords, options):
     whole = slice_graph(coords, **options)
     index = slice_index(coords, **options)
-    slice_degrees = degrees(whole)
-    weighted = adjacency_weights(whole, slice_degrees)
-    averaged = averaging_weights(whole)
     for start, stop in [(0, 70), (70, 71), (71, 200), (200, 200)]:
         for given in (None, index):
             part = slice_graph(coords, **options, start=start, stop=stop, index=given)
             expected = whole.rows(start, stop)
             np.testing.assert_array_equal(part.indptr, expected.indptr)
             np.testing.assert_array_equal(part.indices, expected.indices)
-            weights = adjacency_weights(part, slice_degrees, start).data
-            np.testing.assert_array_equal(weights, weighted.rows(start, stop).data)
-            np.testing.assert_array_equal(averaging_weights(part).data, averaged.rows(start, stop).data)
-
-
-def test_weights_are_the_formulas(coords):
-    graph = slice_graph(coords, radius=1.2)
-    a = dense(graph)
-    d = a.sum(1)
-    np.testing.assert_allclose(
-        dense(adjacency_weights(graph, degrees(graph))), a / np.sqrt(np.outer(d, d)), rtol=1e-6
-    )
-    np.testing.assert_allclose(dense(averaging_weights(graph)).sum(1), 1, rtol=1e-6)
-    np.testing.assert_allclose(dense(averaging_weights(graph)), a / d[:, None], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

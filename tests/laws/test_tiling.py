@@ -4,16 +4,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlasnmf.graph.build import adjacency_weights, averaging_weights, degrees, slice_graph, slice_index
+from atlasnmf.features.neighbourhood import read_neighbourhood
+from atlasnmf.graph.build import degrees, slice_graph, slice_index
 from atlasnmf.kernels.cpu import lognorm, moments, products, rows, smooth
 from atlasnmf.schema import Csr
-from atlasnmf.tiles.halo import halo_tile, local_graph
 from atlasnmf.tiles.order import spatial_order
 from atlasnmf.tiles.plan import plan_tiles
-from atlasnmf.tiles.read import read_rows
+from tests.features.sources import AnyRows
 
 N_GENES = 70
 unhurried = settings(deadline=None, max_examples=40)
@@ -43,41 +44,41 @@ def edges():
     )
 
 
-def smooth_by_tile(graph, counts, tile_spots, hops):
+def smooth_by_tile(graph, counts, tile_spots, hops, weighting="mean"):
+    edges, rows = AnyRows(graph), AnyRows(counts)
     pieces = []
     for tile in plan_tiles([0, counts.n_rows], tile_spots):
-        halo = halo_tile(graph.indptr, graph.indices, tile, hops)
-        local = local_graph(graph.indptr, graph.indices, graph.data, halo)
-        x = read_rows(Whole(counts), halo.rows)
-        for n_rows in halo.ring_sizes[-2::-1]:
-            inner = local.rows(0, n_rows)
-            parts = (inner.indptr, inner.indices, inner.data, x.indptr, x.indices, x.data, N_GENES)
-            x = Csr(*smooth.smooth_rows(*parts), N_GENES)
+        around = read_neighbourhood(
+            edges, tile.start, tile.stop, hops, weighting=weighting, degrees=degrees(graph)
+        )
+        x = rows.read_rows(around.rows)
+        for n_rows in around.rings[-2::-1]:
+            x = Csr(
+                *smooth.smooth_rows(*around.graph_of(n_rows), x.indptr, x.indices, x.data, N_GENES), N_GENES
+            )
         pieces.append(x)
     return np.concatenate([p.indices for p in pieces]), np.concatenate([p.data for p in pieces])
 
 
-class Whole:
-    def __init__(self, counts):
-        self.counts = counts
+def dense_weights(graph, weighting):
+    near = graph.to_scipy().astype(np.float64)
+    lengths = np.diff(graph.indptr)
+    left = scipy.sparse.diags(1 / (lengths if weighting == "mean" else np.sqrt(lengths)))
+    return left @ near if weighting == "mean" else left @ near @ left
 
-    def read(self, start, stop):
-        return self.counts.rows(start, stop)
 
-
-@given(slices(), edges(), st.integers(1, 60), st.integers(1, 3), st.booleans())
+@given(slices(), edges(), st.integers(1, 60), st.integers(1, 3), st.sampled_from(["mean", "symmetric"]))
 @unhurried
-def test_smoothing_by_tile_is_smoothing(spots, options, tile_spots, hops, averaged):
+def test_smoothing_by_tile_is_smoothing(spots, options, tile_spots, hops, weighting):
     coords, counts = spots
     graph = slice_graph(coords, **options)
-    graph = averaging_weights(graph) if averaged else adjacency_weights(graph, degrees(graph))
-    indices, data = smooth_by_tile(graph, counts, tile_spots, hops)
-    whole_indices, whole_data = smooth_by_tile(graph, counts, counts.n_rows, hops)
+    indices, data = smooth_by_tile(graph, counts, tile_spots, hops, weighting)
+    whole_indices, whole_data = smooth_by_tile(graph, counts, counts.n_rows, hops, weighting)
     np.testing.assert_array_equal(indices, whole_indices)
     np.testing.assert_array_equal(data, whole_data)
     dense = counts.to_scipy().astype(np.float64)
     for _ in range(hops):
-        dense = graph.to_scipy() @ dense
+        dense = dense_weights(graph, weighting) @ dense
     np.testing.assert_allclose(data, dense.toarray()[dense.toarray() > 0], rtol=1e-5)
 
 
@@ -195,7 +196,7 @@ def test_tiles_of_one_spot_and_of_all(tile_spots):
     counts = rng.poisson(1.0, (30, N_GENES)).astype(np.uint16)
     row, column = np.nonzero(counts)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=30))]).astype(np.int64)
-    graph = averaging_weights(slice_graph(coords, radius=1.0))
+    graph = slice_graph(coords, radius=1.0)
     x = Csr(indptr, column.astype(np.uint16), counts[row, column], N_GENES)
     for ours, whole in zip(
         smooth_by_tile(graph, x, tile_spots, 2), smooth_by_tile(graph, x, 30, 2), strict=True
