@@ -9,7 +9,7 @@ import numpy as np
 
 from atlasnmf.errors import BadInput
 
-__all__ = ["GeneChoice", "SliceGenes", "choose_genes", "gene_lookup", "is_mitochondrial", "refuse_duplicates"]
+__all__ = ["GeneChoice", "SliceGenes", "choose_genes", "gene_lookup", "is_mitochondrial"]
 
 
 def is_mitochondrial(genes: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -22,24 +22,6 @@ def is_mitochondrial(genes: Sequence[str] | np.ndarray) -> np.ndarray:
     """
     names = np.asarray(genes, dtype=np.str_)
     return np.char.startswith(names, "mt-") | np.char.startswith(names, "MT-")
-
-
-def refuse_duplicates(names: Sequence[str] | np.ndarray, *, where: str, what: str = "gene") -> None:
-    """Refuse names that come twice.
-
-    Raises
-    ------
-    BadInput
-        Naming one of them and the mend.
-    """
-    seen, counts = np.unique(np.asarray(names, dtype=np.str_), return_counts=True)
-    if np.any(counts > 1):
-        axis = "var_names" if what == "gene" else "obs_names"
-        twice = seen[counts > 1]
-        raise BadInput(
-            f"{where} has {len(twice)} {what} names more than once, {str(twice[0])!r} among them; "
-            f"call {axis}_make_unique() on the table or merge them"
-        )
 
 
 @dataclass(frozen=True)

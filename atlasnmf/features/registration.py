@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
-from atlasnmf.features.overlay import far_apart, overlay_starts
+from atlasnmf.features.overlay import far_apart
 from atlasnmf.features.rigid import Rigid
-from atlasnmf.features.slice_pair import SEARCHED, SlicePair, turned_about
+from atlasnmf.features.slice_pair import SlicePair, turned_about
 
-__all__ = ["METHODS", "POOR_SCORE", "Registration", "register", "register_chain", "stacked", "unit_notes"]
+__all__ = ["METHODS", "POOR_SCORE", "Registration", "register", "unit_notes"]
 
 #: Ways to register; see :func:`register`.
 METHODS = ("auto", "icp", "ndt", "features", "none")
@@ -54,7 +53,6 @@ def register(
     method: str = "auto",
     reflection: bool = False,
     features: tuple[np.ndarray, np.ndarray] | None = None,
-    rescale: bool = False,
     rng: np.random.Generator,
 ) -> Registration:
     """Find the turn and shift that lay one slice onto another.
@@ -71,8 +69,6 @@ def register(
     features
         Scores of the spots of either slice on the same few components, such as 20 joint principal components,
         shapes (n, k) and (p, k). Centred here a slice.
-    rescale
-        Estimate the scale of the moving slice too (to about a percent), for slices in different units.
     rng
         Draws the points looked at, and the pairs of spots alike that moves are guessed from.
 
@@ -110,12 +106,9 @@ def register(
     """
     moving, fixed = _checked(moving, fixed, method, features)
     if method == "none":
-        return Registration(Rigid.identity(), float("nan"), "none", unit_notes(moving, fixed, False))
-    notes = unit_notes(moving, fixed, rescale)
-    grown = Rigid.identity()
-    if rescale:
-        grown = replace(grown, scale=_scale(moving, fixed, reflection, rng))
-    pair = SlicePair(grown.apply(moving), fixed, features, rng)
+        return Registration(Rigid.identity(), float("nan"), "none", unit_notes(moving, fixed))
+    notes = unit_notes(moving, fixed)
+    pair = SlicePair(moving, fixed, features, rng)
     found = [item for start in pair.starts(method, reflection) for item in pair.refined(start, method)]
     worth = [pair.worth(move) for _, move in found]
     found += pair.polished(*found[int(np.argmax(worth))])
@@ -134,76 +127,7 @@ def register(
     if rival[0] > worth[best] - _CLOSE * abs(worth[best]):
         other = "turned over, " if rival[1].reflected != move.reflected else ""
         notes += (f"a turn of {rival[1].degrees:.0f} degrees {other}fits almost as well",)
-    return Registration(move.compose(grown), score, how, notes)
-
-
-def register_chain(
-    slices: Sequence[np.ndarray],
-    *,
-    method: str = "auto",
-    reflection: bool = False,
-    features: Sequence[np.ndarray] | None = None,
-    rescale: bool = False,
-    rng: np.random.Generator,
-) -> list[Registration]:
-    """Register slices in their order, each onto the one before, into the frame of the first.
-
-    Parameters
-    ----------
-    slices
-        Positions of each, shape (n, 2).
-    features
-        Scores of the spots of each slice on the same components.
-    method, reflection, rescale, rng
-        As in :func:`register`.
-
-    Returns
-    -------
-    list of Registration
-        One a slice; the first stays where it is (score NaN). The scores and notes are those of the steps.
-    """
-    found = [Registration(Rigid.identity(), float("nan"), "none")]
-    for i in range(1, len(slices)):
-        shared = None if features is None else (features[i], features[i - 1])
-        step = register(
-            slices[i],
-            slices[i - 1],
-            method=method,
-            reflection=reflection,
-            features=shared,
-            rescale=rescale,
-            rng=rng,
-        )
-        found.append(replace(step, rigid=found[-1].rigid.compose(step.rigid)))
-    return found
-
-
-def stacked(
-    slices: Sequence[np.ndarray], moves: Sequence[Registration], heights: float | Sequence[float]
-) -> list[np.ndarray]:
-    """Return the positions of a stack of slices in space, one (n, 3) array a slice.
-
-    Parameters
-    ----------
-    slices, moves
-        Positions, and what :func:`register_chain` found for them.
-    heights
-        Of each slice, in the unit of the positions; or the distance from one to the next.
-
-    Examples
-    --------
-    >>> flat = [np.zeros((1, 2))] * 3
-    >>> still = [Registration(Rigid.identity(), 1.0, "none")] * 3
-    >>> [points.tolist() for points in stacked(flat, still, 10.0)]
-    [[[0.0, 0.0, 0.0]], [[0.0, 0.0, 10.0]], [[0.0, 0.0, 20.0]]]
-    """
-    levels = np.asarray(heights, dtype=np.float64)
-    if levels.ndim == 0:
-        levels = levels * np.arange(len(slices))
-    return [
-        np.column_stack([found.rigid.apply(points), np.full(len(points), level)])
-        for points, found, level in zip(slices, moves, levels, strict=True)
-    ]
+    return Registration(move, score, how, notes)
 
 
 def _extent(points: np.ndarray) -> float:
@@ -211,30 +135,15 @@ def _extent(points: np.ndarray) -> float:
     return float(np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 
-def unit_notes(moving: np.ndarray, fixed: np.ndarray, rescale: bool) -> tuple[str, ...]:
+def unit_notes(moving: np.ndarray, fixed: np.ndarray) -> tuple[str, ...]:
     """Say so when the extents of two slices differ so much that their units may."""
     ratio = _extent(moving) / _extent(fixed)
-    if rescale or 1 / _UNITS_DIFFER < ratio < _UNITS_DIFFER:
+    if 1 / _UNITS_DIFFER < ratio < _UNITS_DIFFER:
         return ()
     return (
         f"the extents of the slices differ {max(ratio, 1 / ratio):.3g}-fold: their coordinates may be in "
-        "different units; give them in one, or let the scale be estimated",
+        "different units; give them in one",
     )
-
-
-def _scale(moving: np.ndarray, fixed: np.ndarray, reflection: bool, rng: np.random.Generator) -> float:
-    """Return by how much to grow the moving slice: the best correlation of images over two ladders."""
-    few, aims = (x[np.sort(rng.permutation(len(x))[:SEARCHED])] for x in (moving, fixed))
-    scale = _extent(aims) / _extent(few)
-    for ladder in (np.linspace(0.7, 1.4, 15), np.linspace(0.95, 1.05, 11)):
-        found = [
-            overlay_starts(scale * step * few, aims, None, None, reflection=reflection, n_starts=1)[
-                0
-            ].correlation
-            for step in ladder
-        ]
-        scale *= float(ladder[int(np.argmax(found))])
-    return scale
 
 
 def _checked(

@@ -11,7 +11,7 @@ __all__ = ["Rigid", "fit_rigid", "turned"]
 
 @dataclass(frozen=True)
 class Rigid:
-    """The move x -> scale * rotation x + shift.
+    """The move x -> rotation x + shift.
 
     Parameters
     ----------
@@ -19,8 +19,6 @@ class Rigid:
         Orthogonal, float64, shape (d, d); of determinant -1 with a reflection.
     shift
         float64, shape (d,).
-    scale
-        The same along all axes; 1 for a rigid move.
 
     Examples
     --------
@@ -33,7 +31,6 @@ class Rigid:
 
     rotation: np.ndarray
     shift: np.ndarray
-    scale: float = 1.0
 
     @classmethod
     def identity(cls, n_dims: int = 2) -> Rigid:
@@ -52,18 +49,15 @@ class Rigid:
 
     def apply(self, points: np.ndarray) -> np.ndarray:
         """Move points, shape (n, d), to a new float64 array."""
-        return self.scale * (np.asarray(points, np.float64) @ self.rotation.T) + self.shift
+        return np.asarray(points, np.float64) @ self.rotation.T + self.shift
 
     def inverse(self) -> Rigid:
         """Return the move back."""
-        back = self.rotation.T / self.scale
-        return Rigid(self.rotation.T, -back @ self.shift, 1 / self.scale)
+        return Rigid(self.rotation.T, -self.rotation.T @ self.shift)
 
     def compose(self, first: Rigid) -> Rigid:
         """Return the move that does ``first``, then this one."""
-        return Rigid(
-            self.rotation @ first.rotation, self.apply(first.shift[None])[0], self.scale * first.scale
-        )
+        return Rigid(self.rotation @ first.rotation, self.apply(first.shift[None])[0])
 
 
 def turned(degrees: float, *, reflected: bool = False) -> Rigid:

@@ -13,7 +13,6 @@ from atlasnmf.schema import Csr
 
 __all__ = [
     "count_duplicates",
-    "degrees",
     "slice_graph",
     "slice_index",
     "symmetric_union",
@@ -128,11 +127,6 @@ def symmetric_union(graph: Csr) -> Csr:
     union.sort_indices()
     indptr, indices = union.indptr.astype(np.int64), union.indices.astype(np.int32)
     return Csr(indptr, indices, np.ones(len(indices), dtype=np.uint8), graph.n_cols)
-
-
-def degrees(graph: Csr) -> np.ndarray:
-    """Count the neighbours of each row, itself included; int32, shape (n_rows,)."""
-    return np.diff(graph.indptr).astype(np.int32)
 
 
 def count_duplicates(coords: np.ndarray) -> int:

@@ -323,7 +323,7 @@ class FramePreparation(Preparation):
         n_components = min(_GROUP_COMPONENTS, own.shape[1])
         groups = [tissue_groups(rows[:, :n_components], rng) for rows in (own, other)]
         found = register_maps(moving, fixed, *groups, reflection=self.frame.reflection, rng=rng)
-        notes = unit_notes(moving, fixed, False)
+        notes = unit_notes(moving, fixed)
         return _Laid(found.rigid, "tissue maps", found.score, found.score >= POOR_SCORE, notes)
 
     def _facts(self) -> AtlasFacts:

@@ -51,11 +51,6 @@ class Limits:
         """``cpu`` or ``cuda``; asks torch, which takes seconds to import and is not needed to prepare."""
         return _device(self.wanted_device)
 
-    @property
-    def tile_bytes(self) -> int:
-        """Memory of one tile in flight: half of the arrays' share is left to vectors and results."""
-        return self.budget.array_bytes // (2 * self.n_workers)
-
 
 def _device(wanted: str) -> str:
     if wanted == "cpu":

@@ -132,11 +132,6 @@ class Atlas:
             union.update(dict.fromkeys(str(name) for name in names))
         return tuple(union)
 
-    def gene_columns(self, table: TableHandle) -> np.ndarray:
-        """Return the position in :attr:`genes` of each of a table's genes, int32, shape (n_table_genes,)."""
-        place = {gene: i for i, gene in enumerate(self.genes)}
-        return np.array([place[str(name)] for name in table.var_names()], dtype=np.int32)
-
     @cached_property
     def _slicing(self) -> tuple[tuple[SliceInfo, ...], np.ndarray]:
         infos: list[SliceInfo] = []

@@ -122,10 +122,6 @@ class PartedCsr(Parted):
         """Stored values in all landed parts."""
         return sum(self._part_meta(part.index)[0] for part in self.parts if self.has_part(part.index))
 
-    def part_nnz(self, index: int) -> int:
-        """Return the stored values of one part."""
-        return self._part_meta(index)[0]
-
     def read(self, start: int, stop: int) -> Csr:
         """Return rows ``start`` to ``stop``.
 

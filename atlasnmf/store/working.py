@@ -243,11 +243,6 @@ class WorkingCopy:
             return np.array(json.loads(target.with_suffix(".json").read_text()), dtype=object)
         raise BadInput(f"{self.path} has no vector {name!r}; run atlasnmf prepare")
 
-    def has_vector(self, name: str) -> bool:
-        """Whether a vector of this name is kept."""
-        target = self._vector_path(name)
-        return target.exists() or target.with_suffix(".json").exists()
-
     def _vector_path(self, name: str) -> Path:
         return self.path / "vectors" / name
 

@@ -160,10 +160,6 @@ class Checkpoint:
         except (_Unusable, FileNotFoundError):
             return None
 
-    def discard(self, name: str) -> None:
-        """Remove the file, once the result is safely elsewhere."""
-        self.path(name).unlink(missing_ok=True)
-
 
 class _Unusable(Exception):
     """Why a file cannot be resumed."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from atlasnmf.errors import BadInput
-from atlasnmf.features.genes import SliceGenes, choose_genes, gene_lookup, refuse_duplicates
+from atlasnmf.features.genes import SliceGenes, choose_genes, gene_lookup
 
 
 def slice_of(name: str, genes: str, usable: str, variable: str | None = None) -> SliceGenes:
@@ -44,8 +44,5 @@ def test_nothing_shared_names_the_slices() -> None:
         choose_genes([slice_of(n, "abc", "abc", v) for n, v in zip("stu", ("ab", "bc", "ac"), strict=True)])
 
 
-def test_lookup_and_duplicates() -> None:
+def test_lookup() -> None:
     assert gene_lookup(np.array(["x", "b", "a"], dtype=object), ("a", "b")).tolist() == [-1, 1, 0]
-    refuse_duplicates(["a", "b"], where="table 't'")
-    with pytest.raises(BadInput, match="table 't' has 1 gene names more than once, 'a' among them"):
-        refuse_duplicates(["a", "b", "a"], where="table 't'")

@@ -63,15 +63,7 @@ def test_nothing_to_restore(tmp_path):
     checkpoint = Checkpoint(tmp_path / "absent", "k")
     assert checkpoint.restore(Plain()) is None
     assert checkpoint.step("plain") is None
-    checkpoint.discard("plain")
     assert not (tmp_path / "absent").exists()
-
-
-def test_discard(tmp_path):
-    checkpoint = Checkpoint(tmp_path, "k")
-    checkpoint.save(Plain(), STATE, 1)
-    checkpoint.discard("plain")
-    assert checkpoint.restore(Plain()) is None
 
 
 def refused(checkpoint_path, key="k"):

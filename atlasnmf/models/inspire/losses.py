@@ -12,16 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from atlasnmf.train.sparse_rows import HostRows, SparseRows
+from atlasnmf.train.sparse_rows import SparseRows
 
 __all__ = [
     "RATE_FLOOR",
     "adversary_loss",
-    "dense_geometry",
     "discriminator_loss",
     "factor_prior",
-    "geometry",
-    "geometry_constant",
     "geometry_sums",
     "geometry_value",
     "poisson_factorisation",
@@ -142,31 +139,6 @@ class _ReconstructionNorm(torch.autograd.Function):
         return None, grads[0] * grad_hidden, grad_weight, grads[0] * grad_bias, None
 
 
-def geometry(latent: Tensor, features: SparseRows) -> Tensor:
-    """Return ``mean_i sum_j [(cos(z_i, z_j) - cos(x_i, x_j))^2 - cos(x_i, x_j)^2]`` of one slice, a scalar.
-
-    The term left out does not depend on the model: :func:`geometry_constant` gives it for reports.
-
-    Parameters
-    ----------
-    latent
-        z, shape (n, P).
-    features
-        x with rows of unit norm (:meth:`SparseRows.unit_rows`).
-
-    Notes
-    -----
-    ``(||Szz||^2 - 2 ||Szx||^2) / n`` with ``Szz = Zn'Zn`` (P, P) and ``Szx = Zn'Xn`` (P, G): 2 nnz P
-    multiply-adds instead of n^2 G.
-    """
-    return geometry_value(*geometry_sums(latent, features), len(latent))
-
-
-def dense_geometry(latent: Tensor, features: Tensor) -> Tensor:
-    """Return :func:`geometry` for features that are few and dense, shape (n, F)."""
-    return geometry_value(*geometry_sums(latent, features), len(latent))
-
-
 def geometry_sums(latent: Tensor, features: SparseRows | Tensor) -> tuple[Tensor, Tensor]:
     """Return the two sums over rows that :func:`geometry_value` is made of, so that ranks can add theirs.
 
@@ -181,6 +153,10 @@ def geometry_sums(latent: Tensor, features: SparseRows | Tensor) -> tuple[Tensor
     -------
     within, across
         ``Zn'Zn`` (P, P), and ``Xn'Zn`` (G, P) or ``Zn'Xn`` (P, F).
+
+    Notes
+    -----
+    2 nnz P multiply-adds instead of n^2 G.
     """
     unit = torch.nn.functional.normalize(latent, dim=1, eps=1e-12)
     if isinstance(features, Tensor):
@@ -189,17 +165,18 @@ def geometry_sums(latent: Tensor, features: SparseRows | Tensor) -> tuple[Tensor
 
 
 def geometry_value(within: Tensor, across: Tensor, n_spots: int) -> Tensor:
-    """Return :func:`geometry` from its sums over all rows and their number."""
+    """Return ``mean_i sum_j [(cos(z_i, z_j) - cos(x_i, x_j))^2 - cos(x_i, x_j)^2]`` of one slice, a scalar.
+
+    The term left out does not depend on the model; the rest is ``(||Szz||^2 - 2 ||Szx||^2) / n``.
+
+    Parameters
+    ----------
+    within, across
+        Szz and Szx, from :func:`geometry_sums` over all rows of the slice.
+    n_spots
+        n, how many they are.
+    """
     return (within.square().sum() - 2 * across.square().sum()) / n_spots
-
-
-def geometry_constant(features: HostRows) -> float:
-    """Return ``mean_i sum_j cos(x_i, x_j)^2``, the part of the geometry term without a gradient."""
-    from atlasnmf.schema import Csr
-
-    rows = Csr(features.indptr, features.indices, features.data, features.shape[1]).to_scipy()
-    gram = rows @ rows.T
-    return float(gram.multiply(gram).sum()) / features.shape[0]
 
 
 class _TransposedDot(torch.autograd.Function):
