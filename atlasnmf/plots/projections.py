@@ -13,10 +13,7 @@ from atlasnmf.plots.style import CONTINUOUS, styled
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from spatialdata import SpatialData
-
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["project", "projections"]
 
@@ -26,6 +23,8 @@ _VIEWS = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
 _AXIS_NAMES = "xyz"
 #: Spots a pixel holds on average where positions are on no grid.
 _SPOTS_A_PIXEL = 2.0
+#: Pixels along the longer side at most: what lies flat or in a line has no area to divide among spots.
+_MOST_PIXELS = 1000
 
 
 def project(
@@ -62,8 +61,7 @@ def project(
         raise BadInput("no spot has a value to draw; fit a model first")
     low, high = places.min(axis=0), places.max(axis=0)
     if steps is None:
-        area = float(np.prod(np.maximum(high - low, 1e-12)))
-        width = np.full(2, np.sqrt(area * _SPOTS_A_PIXEL / len(seen)))
+        width = np.full(2, _pixel_width(high - low, len(seen)))
     else:
         width = np.asarray(steps, np.float64)[list(view)]
     cells = np.floor((places - low) / width + 0.5).astype(np.int64)
@@ -87,8 +85,16 @@ def project(
     )
 
 
+def _pixel_width(spans: np.ndarray, n_spots: int) -> float:
+    longest = float(spans.max())
+    if longest == 0:
+        return 1.0
+    by_area = np.sqrt(float(np.prod(spans)) * _SPOTS_A_PIXEL / n_spots)
+    return max(float(by_area), longest / _MOST_PIXELS)
+
+
 def projections(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     key: str = "stanmf",
     *,
     patterns: Sequence[int] | None = None,
@@ -194,11 +200,13 @@ def _steps(tables: Sequence[Any], positions: np.ndarray) -> np.ndarray | None:
     if not all("voxel" in table.keys("obsm") for table in tables):
         return None
     steps = np.zeros(3)
-    for axis in range(3):
-        # rounded to what storage and an affine leave of equal positions
-        places = np.unique(np.round(positions[:, axis], 6))
-        steps[axis] = np.diff(places).min() if len(places) > 1 else 1.0
     spans = positions.max(axis=0) - positions.min(axis=0)
+    # rounded to what storage and an affine leave of equal positions, in any unit
+    grain = max(float(spans.max()), 1e-300) * 1e-7
+    for axis in range(3):
+        rounded = np.round((positions[:, axis] - positions[:, axis].min()) / grain)
+        places = positions[np.unique(rounded, return_index=True)[1], axis]
+        steps[axis] = np.diff(places).min() if len(places) > 1 else max(float(spans.max()), 1.0)
     # a grid turned against the axes has no such distance
     return steps if (spans / steps < 4 * len(positions) ** (1 / 2)).all() else None
 
@@ -211,7 +219,8 @@ def _axes(n_rows: int, positions: np.ndarray, panel_width: float, axes: Any) -> 
         return given.reshape(n_rows, 3)
     import matplotlib.pyplot as plt
 
-    spans = np.maximum(positions.max(axis=0) - positions.min(axis=0), 1e-9)
+    spans = positions.max(axis=0) - positions.min(axis=0)
+    spans = np.maximum(spans, max(0.02 * float(spans.max()), 1e-300))
     widths = [spans[across] for across, _, _ in _VIEWS]
     height = max(spans[up] for _, up, _ in _VIEWS) / max(widths) * panel_width
     _, made = plt.subplots(

@@ -118,6 +118,24 @@ def test_spots_on_no_grid_are_gathered_and_flat_ones_refused(brain):
         pl.projections(open_atlas(adata))
 
 
+@pytest.mark.parametrize("flat", [[2], [1, 2], [0, 1, 2]])
+def test_what_lies_flat_makes_small_pictures(brain, flat):
+    adata = brain.source
+    del adata.obsm["voxel"]
+    adata.obsm["spatial"] = np.random.default_rng(1).uniform(0, 1e4, (60, 3))
+    adata.obsm["spatial"][:, flat] = 3.0
+    axes = pl.projections(open_atlas(adata), patterns=[0])
+    assert max(axis.images[0].get_array().size for axis in axes[0]) < 5000
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_voxels_are_pixels_in_any_unit(brain, unit):
+    adata = brain.source
+    adata.obsm["spatial"] = adata.obsm["spatial"] * unit
+    axes = pl.projections(open_atlas(adata), patterns=[0])
+    assert [axis.images[0].get_array().shape for axis in axes[0]] == [(4, 5), (3, 5), (3, 4)]
+
+
 def test_bubbles_are_the_scores(brain):
     with pytest.raises(BadInput, match=r"run tl\.link_regions"):
         pl.region_bubbles(brain)

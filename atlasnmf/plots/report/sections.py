@@ -85,7 +85,9 @@ def section_of(found: Found, *, most_pixels: int) -> Section:
     record = found.record
     arrays = found.factor_arrays()
     columns = {key: group_columns(found.atlas, tables) for key, tables in arrays.items()}
-    three = found.atlas.coordinates_of(found.atlas.tables[0]).shape[1] == 3
+    positions = found.atlas.coordinates_of(found.atlas.tables[0])
+    # a third coordinate that is the same everywhere makes no volume
+    three = positions.shape[1] == 3 and bool((np.ptp(positions, axis=0) > 0).all())
     scenes, surveys = surveys_of(found, columns, most_pixels=most_pixels)
     chosen: list[Groups] = columns.get(next(iter(arrays), ""), [])
     made = tuple(cards(found, chosen, scenes, surveys))
