@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from atlasnmf.store.handle import Atlas
+from atlasnmf.store.records import write_record
 from atlasnmf.store.tables import MemoryTable, StoredTable
 from atlasnmf.store.transaction import Transaction, finish_interrupted
 from atlasnmf.store.writer import array_writer, table_attributes, write_element
@@ -140,7 +141,7 @@ class StoreSink:
         """Take an entry of uns."""
         self._need_group(table, "uns")
         place = self._transaction.place(f"tables/{table.name}/uns/{key}")
-        self._write(place, dict(values), _zarr_format(table.path))
+        write_record(place, dict(values), zarr_format=_zarr_format(table.path))
 
     def table(
         self,
@@ -193,7 +194,7 @@ class StoreSink:
             return
         format_ = _zarr_format(table.path)
         place = self._transaction.place(f"tables/{table.name}/{group}")
-        self._write(place, {}, format_)
+        write_record(place, {}, zarr_format=format_)
 
     def _write(self, place: Path, value: Any, zarr_format: int) -> None:
         """Make a node of its own with AnnData's encoding, then put it in its place."""

@@ -26,7 +26,7 @@ from atlasnmf.store.working import working_path
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["StoreWriter", "TableWriter", "create_store", "write_element", "write_record"]
+__all__ = ["StoreWriter", "TableWriter", "create_store", "write_element"]
 
 #: Stored values a compressed chunk of a sparse matrix, and chunks a file: 256 kB and 16 MB of float32.
 _CHUNK_VALUES, _CHUNKS = 1 << 16, 64
@@ -265,26 +265,6 @@ def write_element(group: Path, key: str, value: Any, *, zarr_format: int = 3) ->
     node = zarr.open_group(group, mode="a", zarr_format=zarr_format, use_consolidated=False)  # type: ignore[arg-type]
     with anndata.settings.override(auto_shard_zarr_v3=False, allow_write_nullable_strings=True):
         anndata.io.write_elem(node, key, value)
-
-
-def write_record(path: Path, value: Mapping[str, Any], *, zarr_format: int = 3) -> None:
-    """Write a mapping of many small entries as a zarr node of its own; the files are those of AnnData.
-
-    They are laid out in memory first: for each of the hundred arrays of a record zarr asks a dozen times what
-    is there, which takes longer on a disk than the writing.
-    """
-    import anndata
-    import zarr
-
-    files: dict[str, Any] = {}
-    root = zarr.open_group(zarr.storage.MemoryStore(files), mode="w", zarr_format=zarr_format)  # type: ignore[arg-type]
-    with anndata.settings.override(auto_shard_zarr_v3=False, allow_write_nullable_strings=True):
-        anndata.io.write_elem(root, "record", value)
-    for name, contents in files.items():
-        folder, _, rest = name.partition("/")
-        if folder == "record":
-            (path / rest).parent.mkdir(parents=True, exist_ok=True)
-            (path / rest).write_bytes(contents.to_bytes())
 
 
 def array_writer(path: Path, row_shape: tuple[int, ...], dtype: Any) -> ShardedWriter:
