@@ -10,12 +10,10 @@ from atlasnmf.events import SILENT, Events
 from atlasnmf.options import AtlasOptions, PrepareOptions, RunOptions
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from dask.distributed import Client
-    from spatialdata import SpatialData
 
     from atlasnmf.pipeline import Fit
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["Estimator", "class_names"]
 
@@ -54,7 +52,7 @@ class Estimator:
 
     def fit(
         self,
-        atlas: Atlas | AnnData | SpatialData | str,
+        atlas: AtlasLike,
         *,
         client: Client | None = None,
         prepare: PrepareOptions | None = None,

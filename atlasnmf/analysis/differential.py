@@ -21,7 +21,7 @@ from atlasnmf.store.results import ResultWriter, refuse_existing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlasnmf.analysis.spots import Source
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["differential", "group_sums"]
 
@@ -32,7 +32,7 @@ _FOLD_FLOOR = 0.01
 
 
 def differential(
-    atlas: Source,
+    atlas: AtlasLike,
     label_key: str = "domains",
     *,
     groups: Sequence[str] | None = None,

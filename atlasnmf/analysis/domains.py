@@ -13,10 +13,8 @@ from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
-    from spatialdata import SpatialData
 
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
     from atlasnmf.store.tables import TableHandle
 
 __all__ = ["Method", "assign_domains", "domains"]
@@ -194,7 +192,7 @@ def assign_domains(
 
 
 def domains(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     key: str = "X_inspire",
     *,
     n_domains: int = 16,

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from atlasnmf.analysis.spots import Source
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
     from atlasnmf.store.tables import TableHandle
 
 __all__ = ["export_communication", "to_anndata", "usages_table"]
@@ -32,7 +31,7 @@ _RUN_ROWS = 16_384
 
 
 def to_anndata(
-    atlas: Source,
+    atlas: AtlasLike,
     *,
     slices: str | Sequence[str] | None = None,
     spots: np.ndarray | Sequence[str] | None = None,
@@ -242,7 +241,7 @@ def _varm(parts: Sequence[tuple[TableHandle, np.ndarray]], key: str, genes: Sequ
 
 
 def export_communication(
-    atlas: Source,
+    atlas: AtlasLike,
     path: str | Path,
     *,
     label_key: str = "domains",
@@ -333,7 +332,7 @@ def _log_counts(atlas: Atlas, spots: np.ndarray, part: AnnData) -> Any:
 
 
 def usages_table(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "inspire",
     *,
     name: str | None = None,

@@ -18,7 +18,7 @@ from atlasnmf.store.results import ResultWriter, refuse_existing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlasnmf.analysis.spots import Source
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["enrichment", "factor_genes", "marker_ranks"]
 
@@ -32,7 +32,7 @@ def _model(read: StoredPatterns) -> tuple[list[str], np.ndarray]:
 
 
 def factor_genes(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "inspire",
     *,
     n_top: int = 50,
@@ -117,7 +117,7 @@ def _largest_elsewhere(loadings: np.ndarray) -> np.ndarray:
 
 
 def marker_ranks(
-    atlas: Source,
+    atlas: AtlasLike,
     markers: Any,
     key: str = "inspire",
     *,
@@ -194,7 +194,7 @@ def marker_ranks(
 
 
 def enrichment(
-    atlas: Source,
+    atlas: AtlasLike,
     gene_sets: Any,
     key: str = "inspire",
     *,

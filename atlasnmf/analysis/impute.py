@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse
 
-    from atlasnmf.analysis.spots import Source
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["Imputation", "PairSums", "impute"]
 
@@ -104,7 +104,7 @@ class _Reference:
 
 
 def impute(
-    atlas: Source,
+    atlas: AtlasLike,
     genes: Sequence[str] | None = None,
     key: str = "X_inspire",
     *,

@@ -20,8 +20,7 @@ from atlasnmf.store.results import ResultWriter, refuse_existing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlasnmf.analysis.spots import Source
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
 
 __all__ = ["LabelTransfer", "label_transfer", "slice_numbers"]
 
@@ -70,7 +69,7 @@ def slice_numbers(atlas: Atlas, slices: str | Sequence[str] | None) -> np.ndarra
 
 
 def label_transfer(
-    atlas: Source,
+    atlas: AtlasLike,
     label_key: str,
     key: str = "X_inspire",
     *,

@@ -16,13 +16,13 @@ from atlasnmf.store.results import ResultWriter, refuse_existing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlasnmf.analysis.spots import Source
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["layer_enrichment"]
 
 
 def layer_enrichment(
-    atlas: Source,
+    atlas: AtlasLike,
     label_key: str = "domains",
     key: str = "inspire",
     *,

@@ -18,8 +18,7 @@ from atlasnmf.store.results import ResultWriter, refuse_existing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlasnmf.analysis.spots import Source
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
 
 __all__ = ["marker_auc", "purity_coverage"]
 
@@ -56,7 +55,7 @@ def _source_name(source: str | None) -> str:
 
 
 def marker_auc(
-    atlas: Source,
+    atlas: AtlasLike,
     label_key: str,
     markers: Any,
     *,
@@ -141,7 +140,7 @@ def marker_auc(
 
 
 def purity_coverage(
-    atlas: Source,
+    atlas: AtlasLike,
     label_key: str,
     markers: Any,
     *,

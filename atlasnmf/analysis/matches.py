@@ -18,8 +18,7 @@ from atlasnmf.store.tables import MemoryTable, StoredTable, TableHandle
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlasnmf.analysis.spots import Source
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
 
 __all__ = ["Matches", "match_summary", "stored_matches"]
 
@@ -110,7 +109,7 @@ def _numbers(atlas: Atlas, tables: np.ndarray, spots: np.ndarray, name: str) -> 
 
 
 def match_summary(
-    atlas: Source,
+    atlas: AtlasLike,
     label_key: str = "domains",
     *,
     matches: str = "spatialfuser_matches",

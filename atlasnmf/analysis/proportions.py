@@ -15,13 +15,13 @@ from atlasnmf.store.results import ResultWriter, refuse_existing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlasnmf.analysis.spots import Source
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["proportions"]
 
 
 def proportions(
-    atlas: Source,
+    atlas: AtlasLike,
     label_key: str = "domains",
     *,
     by: str | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,13 +23,9 @@ from atlasnmf.store.results import ResultWriter, refuse_existing
 if TYPE_CHECKING:
     import networkx
     import pandas as pd
-    from anndata import AnnData
-    from spatialdata import SpatialData
 
     from atlasnmf.schema import Csr
-    from atlasnmf.store.atlas import Atlas
-
-    Source: TypeAlias = Atlas | AnnData | SpatialData | str
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = [
     "comparisons",
@@ -46,7 +42,7 @@ def _write_uns(read: StoredPatterns, key: str, record: dict[str, Any], overwrite
 
 
 def morans_i(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "stanmf",
     *,
     n_neighbors: int = 6,
@@ -96,7 +92,7 @@ def morans_i(
 
 
 def reconstruction(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "stanmf",
     *,
     transform: str | None = None,
@@ -151,7 +147,7 @@ def reconstruction(
 
 
 def markers(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "stanmf",
     *,
     n_top: int = 10,
@@ -206,7 +202,7 @@ def markers(
 
 
 def gene_networks(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "stanmf",
     *,
     top_share: float = 0.0025,
@@ -275,7 +271,7 @@ def _dense(rows: Csr) -> np.ndarray:
 
 
 def comparisons(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "stanmf",
     *,
     transform: str | None = None,

@@ -24,7 +24,7 @@ from atlasnmf.store.results import ResultWriter, refuse_existing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlasnmf.analysis.spots import Source
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["Reconstruction3D", "fit_pairs", "mutual_nearest", "reconstruct_3d"]
 
@@ -140,7 +140,7 @@ def fit_pairs(
 
 
 def reconstruct_3d(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "X_inspire",
     *,
     slices: Sequence[str] | None = None,

@@ -16,7 +16,7 @@ from atlasnmf.store.results import ResultWriter, refuse_existing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlasnmf.analysis.spots import Source
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["read_regions", "write_regions", "write_tables"]
 
@@ -33,7 +33,7 @@ def _written(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def write_regions(atlas: Source, label_key: str, path: str | Path) -> Path:
+def write_regions(atlas: AtlasLike, label_key: str, path: str | Path) -> Path:
     """Write the label of every spot: columns ``table``, ``spot``, ``region``.
 
     Parameters
@@ -71,7 +71,7 @@ def write_regions(atlas: Source, label_key: str, path: str | Path) -> Path:
 
 
 def read_regions(
-    atlas: Source, path: str | Path, *, key_added: str = "region", overwrite: bool = False
+    atlas: AtlasLike, path: str | Path, *, key_added: str = "region", overwrite: bool = False
 ) -> dict[str, pd.Categorical]:
     """Read the label of spots from a table and write them to ``obs[key_added]``.
 
@@ -152,7 +152,7 @@ def _frame(path: Path) -> pd.DataFrame:
     return frame
 
 
-def write_tables(atlas: Source, folder: str | Path, *, ending: str = "csv") -> list[Path]:
+def write_tables(atlas: AtlasLike, folder: str | Path, *, ending: str = "csv") -> list[Path]:
     """Write every result in ``uns`` that is a table to a file of its own.
 
     Parameters

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse
 
-    from atlasnmf.analysis.spots import Source
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["spatial_genes"]
 
@@ -36,7 +36,7 @@ class _Moments:
 
 
 def spatial_genes(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "inspire",
     *,
     n_top: int = 50,

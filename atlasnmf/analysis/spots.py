@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,13 +15,8 @@ from atlasnmf.seeds import rng_for
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from spatialdata import SpatialData
-
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.tables import TableHandle
-
-    Source: TypeAlias = Atlas | AnnData | SpatialData | str
 
 __all__ = ["SpotLabels", "StoredRows", "stored_labels", "stored_rows"]
 

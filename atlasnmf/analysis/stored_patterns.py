@@ -19,10 +19,7 @@ from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from spatialdata import SpatialData
-
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
     from atlasnmf.store.tables import TableHandle
 
 __all__ = ["StoredPatterns", "stored_patterns"]
@@ -214,7 +211,7 @@ def _transformed(rows: Csr, columns: np.ndarray, in_model: np.ndarray, kind: str
     return Csr.from_scipy(Csr(indptr, indices, data.astype(np.float64), len(in_model)).to_scipy())
 
 
-def stored_patterns(atlas: Atlas | AnnData | SpatialData | str, key: str = "stanmf") -> StoredPatterns:
+def stored_patterns(atlas: AtlasLike, key: str = "stanmf") -> StoredPatterns:
     """Read the patterns of a fit.
 
     Parameters

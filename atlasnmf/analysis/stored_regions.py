@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +19,8 @@ from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
-    from spatialdata import SpatialData
 
-    from atlasnmf.store.atlas import Atlas
-
-    Source: TypeAlias = Atlas | AnnData | SpatialData | str
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["link_regions", "predict_region", "stored_regions"]
 
@@ -59,7 +55,7 @@ def stored_regions(
 
 
 def link_regions(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "stanmf",
     *,
     region_key: str = "region",
@@ -141,7 +137,7 @@ def _columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def predict_region(
-    atlas: Source,
+    atlas: AtlasLike,
     region: str | list[str],
     key: str = "stanmf",
     *,

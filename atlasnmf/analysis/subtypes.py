@@ -14,6 +14,7 @@ from atlasnmf.store.atlas import opened
 if TYPE_CHECKING:
     import pandas as pd
 
+    from atlasnmf.store.atlas import AtlasLike
     from atlasnmf.store.imputed import Imputed
 
 __all__ = ["subtypes"]
@@ -23,7 +24,7 @@ _TARGET_SUM = 1e4
 
 
 def subtypes(
-    atlas: Any,
+    atlas: AtlasLike,
     within: str,
     values: str | Sequence[str],
     *,

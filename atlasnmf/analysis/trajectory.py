@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import scipy.sparse
     from anndata import AnnData
 
-    from atlasnmf.analysis.spots import Source
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["Trajectory", "diffusion_pseudotime", "group_connectivities", "trajectory"]
 
@@ -91,7 +91,7 @@ def group_connectivities(graph: scipy.sparse.csr_matrix, codes: np.ndarray, n_gr
 
 
 def trajectory(
-    atlas: Source,
+    atlas: AtlasLike,
     key: str = "X_inspire",
     *,
     groups: str = "domains",

@@ -13,10 +13,7 @@ from atlasnmf.schema import Needs
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from spatialdata import SpatialData
-
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import AtlasLike
     from atlasnmf.store.working import WorkingCopy
 
 __all__ = ["baseline", "smoothed_scores"]
@@ -41,7 +38,7 @@ def smoothed_scores(working: WorkingCopy) -> np.ndarray:
 
 
 def baseline(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     *,
     n_components: int = BASELINE_COMPONENTS,
     n_hvgs: int = 6000,

@@ -24,11 +24,9 @@ from atlasnmf.schema import Needs
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from dask.distributed import Client
-    from spatialdata import SpatialData
 
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
     from atlasnmf.store.describe import Description
     from atlasnmf.store.working import WorkingCopy
 
@@ -186,7 +184,7 @@ def _default_needs(n_spots: int) -> Needs:
 
 
 def prepare(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     *,
     client: Client | None = None,
     events: Events = SILENT,

@@ -13,11 +13,9 @@ from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.axes import Axes
-    from spatialdata import SpatialData
 
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
 
 __all__ = ["proportions"]
 
@@ -25,7 +23,7 @@ _BLOCK_ROWS = 65_536
 
 
 def proportions(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     key: str = "domains",
     *,
     by: str = "slice",

@@ -18,11 +18,9 @@ from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.axes import Axes
-    from spatialdata import SpatialData
 
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
 
 __all__ = ["label_flow", "matches", "registration"]
 
@@ -93,7 +91,7 @@ def _numbers(atlas: Atlas, table: Any, end: str, kept: np.ndarray) -> np.ndarray
 
 
 def matches(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     key: str = "spatialfuser",
     *,
     slices: Sequence[str] | None = None,
@@ -200,7 +198,7 @@ def _beside(xy: np.ndarray, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def label_flow(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     labels: str = "domains",
     key: str = "spatialfuser",
     *,
@@ -303,7 +301,7 @@ def _sankey(
 
 
 def registration(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     key: str = "spatialfuser",
     *,
     slices: Sequence[str] | None = None,

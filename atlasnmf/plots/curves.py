@@ -15,7 +15,7 @@ from atlasnmf.plots.style import category_colours, styled
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["history"]
 
@@ -23,7 +23,7 @@ _STEP_NAMES = ("step", "pass", "epoch", "iteration")
 
 
 def history(
-    source: Atlas | Mapping[str, Any] | Sequence[Mapping[str, float]],
+    source: AtlasLike | Mapping[str, Any] | Sequence[Mapping[str, float]],
     key: str = "inspire",
     *,
     metrics: Sequence[str] | None = None,

@@ -15,11 +15,9 @@ from atlasnmf.seeds import rng_for, seed_for
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.axes import Axes
-    from spatialdata import SpatialData
 
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
 
 __all__ = ["embedding", "layout_of"]
 
@@ -30,7 +28,7 @@ _PIXELS = 420
 
 
 def embedding(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     key: str = "X_inspire",
     *,
     color: str | int | Sequence[str | int] | None = "slice",

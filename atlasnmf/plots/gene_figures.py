@@ -14,17 +14,15 @@ from atlasnmf.plots.stored import coefficients_of, record_of
 from atlasnmf.plots.style import CONTINUOUS, styled
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.axes import Axes
-    from spatialdata import SpatialData
 
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["gene_networks", "loadings", "marker_heatmap"]
 
 
 def marker_heatmap(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     key: str = "stanmf",
     *,
     n_top: int | None = 5,
@@ -97,7 +95,7 @@ def marker_heatmap(
 
 
 def loadings(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     key: str = "inspire",
     *,
     factors: Sequence[int] | None = None,
@@ -190,7 +188,7 @@ def loadings(
 
 
 def gene_networks(
-    source: Atlas | AnnData | SpatialData | str | Mapping[str, Any],
+    source: AtlasLike | Mapping[str, Any],
     key: str = "stanmf",
     *,
     patterns: Sequence[int] | None = None,

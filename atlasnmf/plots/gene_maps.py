@@ -15,10 +15,7 @@ from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from spatialdata import SpatialData
-
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
     from atlasnmf.store.tables import TableHandle
 
 __all__ = ["genes"]
@@ -30,7 +27,7 @@ _PARTS = (("_factors", "_loadings"), ("_patterns", "_coefficients"), ("_proporti
 
 
 def genes(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     genes: str | Sequence[str],
     *,
     denoised: str | None = None,

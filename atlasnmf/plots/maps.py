@@ -15,10 +15,7 @@ from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from spatialdata import SpatialData
-
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
     from atlasnmf.store.tables import TableHandle
 
 __all__ = ["domains", "factors"]
@@ -37,7 +34,7 @@ def _factor_key(atlas: Atlas, key: str) -> str:
 
 
 def factors(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     key: str = "inspire",
     *,
     factors: Sequence[int] | None = None,
@@ -160,7 +157,7 @@ def _limits(values: Sequence[np.ndarray], percentile: float) -> tuple[float, flo
 
 
 def domains(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     key: str = "domains",
     *,
     slices: Sequence[str] | None = None,

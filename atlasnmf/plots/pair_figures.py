@@ -16,6 +16,7 @@ from atlasnmf.store.atlas import opened
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from atlasnmf.store.atlas import AtlasLike
     from atlasnmf.store.tables import TableHandle
 
 __all__ = ["factor_types", "holdout", "imputed"]
@@ -25,7 +26,7 @@ _MEND = "fit one with atlasnmf fit siid --holdout 0.1"
 
 
 def imputed(
-    atlas: Any,
+    atlas: AtlasLike,
     genes: str | Sequence[str],
     key: str = "siid",
     *,
@@ -118,7 +119,9 @@ def _measured(table: TableHandle, genes: Sequence[str]) -> np.ndarray:
     return out
 
 
-def holdout(source: Any, key: str = "siid", *, score: str = "r2", axes: Any = None) -> Axes:
+def holdout(
+    source: AtlasLike | Mapping[str, Any], key: str = "siid", *, score: str = "r2", axes: Any = None
+) -> Axes:
     """Draw a holdout's score of every gene against the gene's total counts.
 
     Parameters
@@ -181,7 +184,7 @@ def holdout(source: Any, key: str = "siid", *, score: str = "r2", axes: Any = No
 
 
 def factor_types(
-    atlas: Any, types: str, key: str = "siid", *, cmap: str = CONTINUOUS, axes: Any = None
+    atlas: AtlasLike, types: str, key: str = "siid", *, cmap: str = CONTINUOUS, axes: Axes | None = None
 ) -> Axes:
     """Draw how the cells of each known type share the factors.
 

@@ -12,11 +12,9 @@ from atlasnmf.plots.stored import record_of
 from atlasnmf.plots.style import CONTINUOUS, styled
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.axes import Axes
-    from spatialdata import SpatialData
 
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["region_bubbles"]
 
@@ -25,7 +23,7 @@ _LARGEST = 90.0
 
 
 def region_bubbles(
-    source: Atlas | AnnData | SpatialData | str | Mapping[str, Any],
+    source: AtlasLike | Mapping[str, Any],
     key: str = "stanmf",
     *,
     regions: Sequence[str] | None = None,

@@ -12,11 +12,9 @@ from atlasnmf.plots.stored import record_of
 from atlasnmf.plots.style import category_colours, styled
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.axes import Axes
-    from spatialdata import SpatialData
 
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["instability"]
 
@@ -24,7 +22,7 @@ _NAMES = {"hungarian": "matched one to one", "amari": "Amari", "pca": "PCA, matc
 
 
 def instability(
-    source: Atlas | AnnData | SpatialData | str | Mapping[str, Any],
+    source: AtlasLike | Mapping[str, Any],
     key: str = "stanmf",
     *,
     measures: Sequence[str] | None = None,

@@ -15,16 +15,13 @@ from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from spatialdata import SpatialData
-
-    from atlasnmf.store.atlas import Atlas
+    from atlasnmf.store.atlas import Atlas, AtlasLike
 
 __all__ = ["stack3d"]
 
 
 def stack3d(
-    atlas: Atlas | AnnData | SpatialData | str,
+    atlas: AtlasLike,
     color: str | int | None = "slice",
     *,
     key: str = "inspire",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.coordinates import Elements, MemoryElements, StoredElements
@@ -19,6 +19,9 @@ from atlasnmf.store.working import working_path
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+
+    #: What functions take for an atlas: an open one, the path of a store, or data in memory.
+    AtlasLike: TypeAlias = Atlas | SpatialData | AnnData | str | Path
 
 __all__ = ["Atlas", "SliceInfo", "open_atlas", "opened", "result_tables"]
 
@@ -118,7 +121,7 @@ def open_atlas(
     return opened([handle for handle in handles if handle.name in kept], only=named, alone=atlas.alone)
 
 
-def opened(source: Atlas | SpatialData | AnnData | str | Path) -> Atlas:
+def opened(source: AtlasLike) -> Atlas:
     """Take an atlas as it is, and open what else can be opened, as it stands."""
     return source if isinstance(source, Atlas) else open_atlas(source)
 
