@@ -31,7 +31,7 @@ _VECTOR_CHUNK = 1 << 16
 
 
 def working_path(store: Path, work_dir: Path | str | None = None) -> Path:
-    """Return where the working copy of a store lies.
+    """Return where the working copy of a store lies: beside the store itself, by whatever path it is reached.
 
     Examples
     --------
@@ -40,6 +40,9 @@ def working_path(store: Path, work_dir: Path | str | None = None) -> Path:
     """
     if work_dir is not None:
         return Path(work_dir)
+    if store.name in ("", "..") or store.is_symlink():
+        # two ways to one store share one lock
+        store = store.resolve()
     return store.with_name(store.name + ".atlasnmf")
 
 

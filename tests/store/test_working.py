@@ -30,6 +30,24 @@ def test_it_lies_beside_the_store_and_opens_again(atlas):
     assert open_atlas(atlas.path, **again.facts()["source"]).n_spots == 17
 
 
+@pytest.mark.parametrize("way", ["inside", "above", "link"])
+def test_it_lies_there_by_whatever_path_the_store_is_reached(atlas, tmp_path, monkeypatch, way):
+    beside = WorkingCopy.open(atlas).path
+    if way == "link":
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "link.zarr").symlink_to(atlas.path)
+        reached = str(tmp_path / "elsewhere" / "link.zarr")
+    else:
+        monkeypatch.chdir(atlas.path if way == "inside" else atlas.path / "tables")
+        reached = "." if way == "inside" else ".."
+    found = WorkingCopy.find(reached)
+    assert found is not None
+    assert found.path.resolve() == beside.resolve()
+    assert WorkingCopy.open(open_atlas(reached)).path.resolve() == beside.resolve()
+    with atlas.lock(), pytest.raises(StoreBusy, match="lock"), open_atlas(reached).lock():
+        pass
+
+
 def test_it_may_lie_elsewhere_under_the_same_lock(atlas, tmp_path):
     working = WorkingCopy.open(atlas, tmp_path / "work")
     assert working.path == tmp_path / "work"
