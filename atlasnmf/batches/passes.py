@@ -136,7 +136,8 @@ class Pass:
         Parameters
         ----------
         chunk
-            ``chunk(own, *beside) -> (part, new)`` of the runs of a tile.
+            ``chunk(own, *beside) -> (part, new)`` of the runs of a tile; it may change ``own`` in place and
+            return it.
         rows, beside
             Arrays of ``n_rows`` or ``n_read`` rows; ``rows`` is overwritten with what the chunks return as
             ``new``.
@@ -167,8 +168,10 @@ class Pass:
         total, at = None, 0
         for index, (part, changed) in enumerate(stream):
             for new in changed:
-                for array, run in zip(own, new if isinstance(rows, tuple) else (new,), strict=True):
-                    array[places[len(array)][at]] = run
+                runs_of_tile = new if isinstance(rows, tuple) else (new,)
+                for array, run, given in zip(own, runs_of_tile, items[at].rows, strict=False):
+                    if run is not given:
+                        array[places[len(array)][at]] = run
                 at += 1
             total = part if index == 0 else combine(total, part)
         return total

@@ -1,6 +1,6 @@
 """Cost of a stability study against the number of spots, under one memory budget.
 
-usage: python benchmarks/scale/stanmf.py [--sizes 100000,1000000] [--ranks 8-16] [--replicates 10] [--workers 1] [--keep]
+usage: python benchmarks/scale/stanmf.py [--sizes 100000,1000000] [--ranks 8-16] [--replicates 10] [--keep]
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--ranks", default="8-16")
     parser.add_argument("--replicates", default="10")
     parser.add_argument("--budget", default="4GB")
-    parser.add_argument("--workers", default="1", help="processes; one keeps the values of the tiles for all passes")
+    parser.add_argument(
+        "--workers", default="1", help="processes; one keeps the values of the tiles for all passes"
+    )
     parser.add_argument("--dir", type=Path, default=Path("/tmp/atlasnmf-bench"))
     parser.add_argument("--keep", action="store_true", help="keep the simulated stores")
     args = parser.parse_args()

@@ -326,14 +326,13 @@ class _OnSketch:
     foretold: _Foretold
 
     def __call__(self, own: np.ndarray, *rows: np.ndarray) -> tuple[tuple[Sums, Any], np.ndarray]:
-        kept = own.copy()
-        found = [self._of_fit(at, kept, *rows) for at in range(len(self.task.fits))]
+        found = [self._of_fit(at, own, *rows) for at in range(len(self.task.fits))]
         small, grams, overlaps, violation = zip(*found, strict=True)
         cross = np.concatenate(small, axis=1).astype(np.float64)
-        return (Sums(cross, _doubled(grams), np.array(violation)), tuple(_doubled(overlaps))), kept
+        return (Sums(cross, _doubled(grams), np.array(violation)), tuple(_doubled(overlaps))), own
 
     def _of_fit(
-        self, at: int, kept: np.ndarray, *rows: np.ndarray
+        self, at: int, own: np.ndarray, *rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """Sweep the patterns of a fit in place; return S'D, D'D, noted D with D, and the violation."""
         task, (products, anchored, sketch, draws) = self.task, _parted(self.task, rows)
@@ -341,12 +340,12 @@ class _OnSketch:
         turned, alpha = np.ascontiguousarray(self.foretold.turned[:, a:b]), self.foretold.alphas[at]
         small, overlap = np.zeros_like(turned), np.zeros_like(alpha)
         gram, violation = np.zeros_like(alpha[: b - a]), 0.0
-        for start in range(0, len(kept), _BLOCK_ROWS):
+        for start in range(0, len(own), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
             cross = sketch[block] @ turned
             cross += products[at][block] @ alpha
-            patterns, away = sweep_factor(kept[block, place], task.grams[at], cross, 1, side)
-            kept[block, place] = left = patterns
+            patterns, away = sweep_factor(own[block, place], task.grams[at], cross, 1, side)
+            own[block, place] = left = patterns
             if draws is not None:
                 left = patterns * draws[block, task.fits[at], None].astype(patterns.dtype)
             small += sketch[block].T @ left

@@ -5,7 +5,7 @@ from __future__ import annotations
 from atlasnmf.budget import format_bytes
 from atlasnmf.models.stanmf.params import Params, sketch_width, stack_width
 
-__all__ = ["MEND", "fit_flops", "settle", "step_bytes"]
+__all__ = ["MEND", "fit_flops", "holds_gene_gram", "settle", "step_bytes"]
 
 #: What to do when not even the smallest form fits.
 MEND = "lower --ranks or --replicates"
@@ -21,6 +21,12 @@ _GENE_ARRAYS = 8
 _NOTED_SPOTS = 4
 #: Bytes of a kept value: itself and its place, twice; or its share of a dense block that is filled this much.
 _PLACE_BYTES, _DENSE_FROM = 4, 0.3
+#: How many times faster dense products are than sparse ones, an operation (measured).
+_DENSE_GAIN = 3
+#: Iterations of a start, and the directions that each fit's carry along beyond its rank.
+_START_ITERATIONS, _OVERSAMPLED = 7, 10
+#: Double precision arrays of genes x genes that live at the same time: a sum, parts of it, and what is kept.
+_GRAM_ARRAYS = 4
 
 
 def settle(params: Params, *, n_spots: int, n_genes: int, nnz: float, array_bytes: int) -> tuple[Params, str]:
@@ -91,6 +97,28 @@ def _stacks(params: Params, path: str) -> list[int]:
     return list(range(len(params.ranks), 0, -1))
 
 
+def holds_gene_gram(params: Params, *, n_spots: int, n_genes: int, nnz: float) -> bool:
+    """Say whether the starts of all fits are found from X'X, which is taken once.
+
+    Where this is fewer operations than to go over the values again for every fit, and where these are kept,
+    beside which X'X is small.
+
+    Parameters
+    ----------
+    params
+        Settled.
+    n_spots, n_genes, nnz
+        Shape of the data, and mean number of non-zeros of a spot.
+    """
+    learned = min(params.learn_spots or n_spots, n_spots)
+    if params.keep_values == "reread" or params.perturbation == "seeds" or learned < n_genes:
+        return False
+    ranks = params.ranks[:1] if params.warm_ranks else params.ranks
+    columns = _START_ITERATIONS * sum(rank + _OVERSAMPLED for rank in ranks) * params.replicates
+    over_spots = 2 * learned * columns * min(_DENSE_GAIN * nnz, n_genes)
+    return n_genes**2 * (learned / 2 + columns) < over_spots
+
+
 def step_bytes(params: Params, *, n_spots: int, n_genes: int, nnz: float = 0.0, **_: float) -> float:
     """Plan the memory that a study holds beside the rows it is given.
 
@@ -114,7 +142,9 @@ def step_bytes(params: Params, *, n_spots: int, n_genes: int, nnz: float = 0.0, 
     per_spot = item * (sketch_width(params) + kept)
     if params.perturbation == "spots":
         per_spot += params.replicates * together
-    return n_spots * per_spot + learned * noted + n_genes * columns * item * _GENE_ARRAYS
+    held = holds_gene_gram(params, n_spots=n_spots, n_genes=n_genes, nnz=nnz)
+    by_gene = n_genes * columns * item * _GENE_ARRAYS + held * _GRAM_ARRAYS * 8 * n_genes**2
+    return n_spots * per_spot + learned * noted + by_gene
 
 
 def fit_flops(params: Params, *, n_spots: int, n_genes: int, nnz: float) -> float:

@@ -14,10 +14,21 @@ from atlasnmf.models.stanmf import sketch as sketching
 from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_sketch
 from atlasnmf.models.stanmf.baseline import pca_instability
 from atlasnmf.models.stanmf.instability import choose_rank, instability
+from atlasnmf.models.stanmf.memory import holds_gene_gram
 from atlasnmf.models.stanmf.params import Params, sketch_width, stack_width
 from atlasnmf.models.stanmf.perturb import perturbed, random_start, whole, widened
 from atlasnmf.models.stanmf.solver import Fits, Iteration, compare, iterate
-from atlasnmf.models.stanmf.start import first_right, n_sharpenings, nndsvda, sharpen, triplets
+from atlasnmf.models.stanmf.start import (
+    Genes,
+    Spots,
+    first_right,
+    gene_gram,
+    is_tall,
+    n_sharpenings,
+    nndsvda,
+    sharpen,
+    triplets,
+)
 from atlasnmf.models.stanmf.values import KeptValues, Transform
 from atlasnmf.schema import AtlasFacts, Result, SliceBatch
 
@@ -57,6 +68,8 @@ class Study:
         V (G, m), S = X V (n, m), S'S (m, m), and S'S over the spots that are learned from.
     gene_sums, gene_squares
         Moments of the values, shape (G,).
+    gene_gram
+        X'X of the spots that are learned from, shape (G, G), where starts are found from it.
     right
         Right singular vectors on their way, shape (G, C').
     patterns, coefficients
@@ -87,6 +100,7 @@ class Study:
     learned_gram: np.ndarray = field(default_factory=_nothing)
     gene_sums: np.ndarray = field(default_factory=_nothing)
     gene_squares: np.ndarray = field(default_factory=_nothing)
+    gene_gram: np.ndarray = field(default_factory=_nothing)
     right: np.ndarray = field(default_factory=_nothing)
     patterns: np.ndarray = field(default_factory=_nothing)
     coefficients: np.ndarray = field(default_factory=_nothing)
@@ -175,7 +189,11 @@ class StaNmfMethod:
         state.sketch = np.empty((unit.n_rows, state.basis.shape[1]), dtype=self.dtype)
         gram = sketching.project(unit, self._transform(state, unit), state.basis, state.sketch)
         state.basis, state.sketch_gram = sketching.turn(unit, state.basis, gram, state.sketch)
-        state.learned_gram = sketching.gram_of(self._learned(unit), state.sketch)
+        learned = self._learned(unit)
+        state.learned_gram = sketching.gram_of(learned, state.sketch)
+        n_genes, nnz = self.facts.n_genes, self.facts.nnz_per_spot
+        if holds_gene_gram(self.params, n_spots=unit.n_rows, n_genes=n_genes, nnz=nnz):
+            state.gene_gram = gene_gram(learned, self._transform(state, learned))
         state.enter("start")
         return {"explained": float(np.trace(state.sketch_gram) / state.gene_squares.sum())}
 
@@ -200,11 +218,18 @@ class StaNmfMethod:
 
     def _sharpen(self, state: Study, unit: Pass) -> dict[str, float]:
         fits, learned = self._fits_of(state, unit.n_rows), self._learned(unit)
-        transform = self._transform(state, learned)
-        if state.passes <= n_sharpenings(fits, learned.n_read, self.facts.n_genes):
-            state.right = sharpen(learned, transform, fits, state.right)
-            return {}
-        found = triplets(learned, transform, fits, state.right)
+        transform, n_genes = self._transform(state, learned), self.facts.n_genes
+        n_iterations = n_sharpenings(fits, learned.n_read, n_genes)
+        if state.gene_gram.size:  # nothing is read: all at once
+            data: Spots | Genes = Genes(state.gene_gram)
+            for _ in range(n_iterations):
+                state.right = sharpen(data, fits, state.right)
+        else:
+            data = Spots(learned, transform)
+            if state.passes <= n_iterations:
+                state.right = sharpen(data, fits, state.right)
+                return {}
+        found = triplets(data, fits, state.right, tall=is_tall(learned.n_read, n_genes))
         means, state.right = state.gene_sums / unit.n_rows, _nothing()
         state.coefficients = nndsvda(learned, transform, fits, found, means, state.patterns)
         state.enter("iterate")

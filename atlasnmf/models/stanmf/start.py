@@ -8,7 +8,9 @@ depends on them. So they are found here by the same iterations from the same dir
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,19 @@ from atlasnmf.models.stanmf.solver import Fits, spans_of
 from atlasnmf.models.stanmf.values import Transform
 from atlasnmf.schema import SliceBatch
 
-__all__ = ["Singular", "first_right", "n_sharpenings", "nndsvda", "sharpen", "singular", "triplets"]
+__all__ = [
+    "Genes",
+    "Singular",
+    "Spots",
+    "first_right",
+    "gene_gram",
+    "is_tall",
+    "n_sharpenings",
+    "nndsvda",
+    "sharpen",
+    "singular",
+    "triplets",
+]
 
 #: Smaller entries of the parts become zero before they are filled (scikit-learn's eps).
 _EPS = 1e-6
@@ -107,7 +121,7 @@ def first_right(unit: Pass, transform: Transform, fits: Fits, seed: int) -> np.n
         Z with diag(w) Z the sums of the rows of every gene's draws; or Z = X'Omega.
     """
     n_genes, widths, found = len(fits.gene_weights), _widths(fits), []
-    if not _tall(unit, fits):
+    if not is_tall(unit.n_read, n_genes):
         directions = {width: _normal(seed, unit.n_rows, width) for width in set(widths)}
         side_by_side = np.concatenate(list(directions.values()), axis=1).astype(transform.dtype)
         product = unit.reduce(_Back(transform), beside=(side_by_side,))
@@ -126,22 +140,67 @@ def _normal(seed: int, n_rows: int, width: int) -> np.ndarray:
     return np.random.RandomState(seed % 2**32).normal(size=(n_rows, width))
 
 
-def _tall(unit: Pass, fits: Fits) -> bool:
+def is_tall(n_spots: int, n_genes: int) -> bool:
     """Say whether there are at least as many spots as genes: scikit-learn works on the longer side."""
-    return unit.n_read >= len(fits.gene_weights)
+    return n_spots >= n_genes
 
 
 def _widths(fits: Fits) -> list[int]:
     return [min(width + _OVERSAMPLED, len(fits.gene_weights)) for width in fits.widths]
 
 
-def sharpen(unit: Pass, transform: Transform, fits: Fits, right: np.ndarray) -> np.ndarray:
-    """Take one subspace iteration of every fit on the data.
+@dataclass(frozen=True)
+class Spots:
+    """Products with X'X by a pass over the spots.
 
     Parameters
     ----------
     unit, transform
         The pass, and what is factorised.
+    """
+
+    unit: Pass
+    transform: Transform
+
+    def power(self, fits: Fits, right: np.ndarray, *, back: bool) -> tuple[np.ndarray, Sequence[np.ndarray]]:
+        """Return X'X diag(w) Z if wanted, (G, C'), and the products of X diag(w) Z with itself by fit."""
+        spans = spans_of(_widths(fits))
+        return self.unit.reduce(
+            _Power(self.transform, _weighted(fits, right, self.transform.dtype), spans, back)
+        )
+
+
+@dataclass(frozen=True)
+class Genes:
+    """Products with X'X where it is held: nothing is read.
+
+    Parameters
+    ----------
+    gram
+        X'X, shape (G, G).
+    """
+
+    gram: np.ndarray
+
+    def power(self, fits: Fits, right: np.ndarray, *, back: bool) -> tuple[np.ndarray, Sequence[np.ndarray]]:
+        """Return what :meth:`Spots.power` does."""
+        weighted = _weighted(fits, right, self.gram.dtype)
+        product = (self.gram @ weighted).astype(np.float64)
+        return product, [weighted[:, a:b].T @ product[:, a:b] for a, b in spans_of(_widths(fits))]
+
+
+def gene_gram(unit: Pass, transform: Transform) -> np.ndarray:
+    """Return X'X of the spots of a pass, of the type of the values, shape (G, G)."""
+    return unit.reduce(_Gram(transform)).astype(transform.dtype)
+
+
+def sharpen(data: Spots | Genes, fits: Fits, right: np.ndarray) -> np.ndarray:
+    """Take one subspace iteration of every fit.
+
+    Parameters
+    ----------
+    data
+        What multiplies with X'X.
     fits
         The stack.
     right
@@ -152,7 +211,7 @@ def sharpen(unit: Pass, transform: Transform, fits: Fits, right: np.ndarray) -> 
     right
         Columns that span those of X'X diag(w) Z, with Z'diag(w)Z = I by fit.
     """
-    product, _ = _power(unit, transform, fits, right, back=True)
+    product, _ = data.power(fits, right, back=True)
     following = np.empty_like(right)
     for fit, (a, b) in enumerate(spans_of(_widths(fits))):
         weights = fits.gene_weights[:, fit]
@@ -163,15 +222,22 @@ def sharpen(unit: Pass, transform: Transform, fits: Fits, right: np.ndarray) -> 
     return following
 
 
-def triplets(unit: Pass, transform: Transform, fits: Fits, right: np.ndarray) -> list[Singular]:
+def triplets(data: Spots | Genes, fits: Fits, right: np.ndarray, *, tall: bool) -> list[Singular]:
     """Return the singular triplets that the subspace iterations end with, the rank's of every fit.
+
+    Parameters
+    ----------
+    data, fits, right
+        As in :func:`sharpen`.
+    tall
+        Whether there are at least as many spots as genes, as :func:`is_tall` says.
 
     Notes
     -----
     Of X diag(sqrt w) projected on the span of X diag(w) Z; or of Z where there are fewer spots than genes.
     """
-    tall, found = _tall(unit, fits), []
-    product, grams = _power(unit, transform, fits, right, back=tall)
+    found = []
+    product, grams = data.power(fits, right, back=tall)
     for fit, (a, b) in enumerate(spans_of(_widths(fits))):
         weights, rank, own = fits.gene_weights[:, fit], fits.widths[fit], right[:, a:b]
         if tall:
@@ -186,14 +252,12 @@ def triplets(unit: Pass, transform: Transform, fits: Fits, right: np.ndarray) ->
     return found
 
 
-def _power(
-    unit: Pass, transform: Transform, fits: Fits, right: np.ndarray, *, back: bool
-) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Return X'X diag(w) Z if wanted, and the products of X diag(w) Z with itself by fit."""
-    spans, weighted = spans_of(_widths(fits)), np.empty(right.shape, dtype=transform.dtype)
-    for fit, (a, b) in enumerate(spans):
+def _weighted(fits: Fits, right: np.ndarray, kind: Any) -> np.ndarray:
+    """Return diag(w) Z by fit, shape (G, C')."""
+    weighted = np.empty(right.shape, dtype=kind)
+    for fit, (a, b) in enumerate(spans_of(_widths(fits))):
         weighted[:, a:b] = right[:, a:b] * fits.gene_weights[:, fit, None]
-    return unit.reduce(_Power(transform, weighted, spans, back))
+    return weighted
 
 
 def _product(genes: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -226,6 +290,14 @@ class _Power:
         left = values.dot(self.weighted)
         grams = tuple((left[:, a:b].T @ left[:, a:b]).astype(np.float64) for a, b in self.spans)
         return values.t_dot(left).astype(np.float64) if self.back else np.zeros(()), grams
+
+
+@dataclass(frozen=True)
+class _Gram:
+    transform: Transform
+
+    def __call__(self, batch: SliceBatch) -> np.ndarray:
+        return self.transform(batch).gram().astype(np.float64)
 
 
 @dataclass(frozen=True)

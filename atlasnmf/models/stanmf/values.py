@@ -57,6 +57,13 @@ class Values:
         n_genes = self.csr.n_cols
         return np.bincount(genes, values, minlength=n_genes), np.bincount(genes, values**2, minlength=n_genes)
 
+    def gram(self) -> np.ndarray:
+        """Return X'X, of the type of the values, shape (G, G)."""
+        total = np.zeros((self.csr.n_cols,) * 2, dtype=self.csr.data.dtype)
+        for _, block in self._blocks(total.dtype):
+            total += block.T @ block
+        return total
+
     @property
     def _sparse(self) -> bool:
         return self.csr.nnz < _DENSE_FROM * self.csr.n_rows * self.csr.n_cols
@@ -110,6 +117,15 @@ class ReadyValues:
         if len(self._often):
             out[self._often] = self._dense.T @ left
         return out
+
+    def gram(self) -> np.ndarray:
+        """Return X'X, of the type of the values, shape (G, G)."""
+        total = np.zeros((self._shape[1],) * 2, dtype=self._dense.dtype)
+        for start, stop in self._blocks():
+            block = self._sparse.rows(start, stop).to_scipy().toarray()
+            block[:, self._often] = self._dense[start:stop]
+            total += block.T @ block
+        return total
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the sum and the sum of squares of every gene, float64, shape (G,) each."""
@@ -211,6 +227,14 @@ class DeviceValues:
         total = namespace(self._device).zeros((self._n_genes, left.shape[1]), dtype=left.dtype)
         for start, block in self._blocks(left.dtype):
             total += block.T @ there[start : start + len(block)]
+        return to_host(total)
+
+    def gram(self) -> np.ndarray:
+        """Return X'X, of the type of the values, shape (G, G)."""
+        kind = self._parts[2].dtype
+        total = namespace(self._device).zeros((self._n_genes,) * 2, dtype=kind)
+        for _, block in self._blocks(kind):
+            total += block.T @ block
         return to_host(total)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,17 @@ from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_
 from atlasnmf.models.stanmf.perturb import gene_draws, perturbed
 from atlasnmf.models.stanmf.sketch import first_directions, moments_and_range, project, turn, widen
 from atlasnmf.models.stanmf.solver import Fits, iterate
-from atlasnmf.models.stanmf.start import first_right, n_sharpenings, nndsvda, sharpen, triplets
+from atlasnmf.models.stanmf.start import (
+    Genes,
+    Spots,
+    first_right,
+    gene_gram,
+    is_tall,
+    n_sharpenings,
+    nndsvda,
+    sharpen,
+    triplets,
+)
 from atlasnmf.models.stanmf.values import KeptValues, ReadyValues, Transform
 from atlasnmf.schema import Csr
 
@@ -156,14 +166,15 @@ def test_a_turned_sketch_has_its_best_columns_first():
     assert ((x - rows[:, :4] @ basis[:, :4].T) ** 2).sum() < 1.01 * best
 
 
-@pytest.mark.parametrize("n_genes", [50, 300])
+@pytest.mark.parametrize(("n_genes", "held"), [(50, False), (50, True), (300, False)])
 @pytest.mark.parametrize(("rank", "tile_spots"), [(4, 40), (8, 1000)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-10), (np.float32, 2e-5)])
-def test_the_start_is_scikit_learns(n_genes, rank, tile_spots, dtype, tolerance):
-    """Of its unconverged singular vectors too: as tall as wide data, with its generator's numbers."""
+def test_the_start_is_scikit_learns(n_genes, held, rank, tile_spots, dtype, tolerance):
+    """Of its unconverged singular vectors too: as tall as wide data, with its generator's numbers; whether
+    the products of the genes are held or taken again from the spots."""
     counts = counts_of(n_genes=n_genes, depth=1.0)
     fits = perturbed("genes", 3, (rank,), 2, len(counts), n_genes)
-    patterns, coefficients = started(counts, fits, 3, Transform("log", 1e4, dtype), tile_spots)
+    patterns, coefficients = started(counts, fits, 3, Transform("log", 1e4, dtype), tile_spots, held=held)
     for fit, (a, b) in enumerate(fits.spans):
         drawn = np.repeat(np.arange(n_genes), fits.gene_weights[:, fit].astype(int))
         w, h = _initialize_nmf(log_values(counts)[:, drawn], rank, init="nndsvda", random_state=3)
@@ -171,14 +182,24 @@ def test_the_start_is_scikit_learns(n_genes, rank, tile_spots, dtype, tolerance)
         np.testing.assert_allclose(coefficients[drawn, a:b].T, h, atol=tolerance)
 
 
-def started(counts, fits, seed, transform=LOG, tile_spots=40):
+def started(counts, fits, seed, transform=LOG, tile_spots=40, *, held=False):
     unit = passes_of(counts, tile_spots).whole()
+    data = Genes(gene_gram(unit, transform)) if held else Spots(unit, transform)
     right = first_right(unit, transform, fits, seed)
     for _ in range(n_sharpenings(fits, *counts.shape)):
-        right = sharpen(unit, transform, fits, right)
-    found = triplets(unit, transform, fits, right)
+        right = sharpen(data, fits, right)
+    found = triplets(data, fits, right, tall=is_tall(*counts.shape))
     patterns = np.empty((len(counts), fits.n_columns), dtype=transform.dtype)
     return patterns, nndsvda(unit, transform, fits, found, log_values(counts).mean(axis=0), patterns)
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_products_of_genes(ready):
+    counts = counts_of(n_genes=50, depth=1.0)
+    x = log_values(counts)
+    transform = Transform("log", 1e4, np.float64, ready=ready)
+    found = gene_gram(passes_of(counts, 40).whole(), transform)
+    np.testing.assert_allclose(found, x.T @ x, rtol=1e-12, atol=1e-9)
 
 
 def anchored(counts, width, every, n_iterations=24, n_workers=1, tile_spots=40):

@@ -13,7 +13,7 @@ from atlasnmf.errors import BadOption
 from atlasnmf.models.stanmf import method
 from atlasnmf.models.stanmf.anchored import iterate_on_sketch
 from atlasnmf.models.stanmf.instability import amari, choose_rank, hungarian, instability
-from atlasnmf.models.stanmf.memory import settle, step_bytes
+from atlasnmf.models.stanmf.memory import holds_gene_gram, settle, step_bytes
 from atlasnmf.models.stanmf.params import Params, parse_ranks
 from atlasnmf.models.stanmf.perturb import gene_draws, perturbed, spot_draws
 
@@ -218,7 +218,30 @@ def test_the_form_follows_the_budget():
     beside = step_bytes(rich, **sizes, nnz=900.0) - 1
     poor = settle(params, **sizes, nnz=900.0, array_bytes=int(beside / 0.75))[0]
     assert (rich.keep_values, poor.keep_values, poor.path) == ("keep", "reread", "compressed")
-    assert step_bytes(rich, **sizes, nnz=900.0) - step_bytes(poor, **sizes, nnz=900.0) == 65_536 * 900 * 16
+    # with them the products of the genes that the starts are found from
+    more = 65_536 * 900 * 16 + 4 * 8 * 2000**2
+    assert step_bytes(rich, **sizes, nnz=900.0) - step_bytes(poor, **sizes, nnz=900.0) == more
+
+
+@pytest.mark.parametrize(
+    ("change", "nnz", "n_genes", "held"),
+    [
+        ({}, 264.0, 2000, True),
+        ({}, 264.0, 8500, False),  # the products would be more than the values
+        ({}, 20.0, 2000, False),  # the values are few
+        ({"replicates": 2, "ranks": "8"}, 264.0, 2000, False),  # and so are the fits
+        ({"perturbation": "seeds"}, 264.0, 2000, False),  # starts by chance
+        ({"keep_values": "reread"}, 264.0, 2000, False),  # no memory to spare
+    ],
+)
+def test_starts_hold_the_products_of_genes_where_that_is_less_work(change, nnz, n_genes, held):
+    params = Params(**{"ranks": "8,16,30", "replicates": 10} | change)
+    assert holds_gene_gram(params, n_spots=20_000, n_genes=n_genes, nnz=nnz) is held
+
+
+def test_a_larger_study_takes_the_exact_path_where_values_are_few():
+    params = Params(ranks="8-10", replicates=10)
+    sizes = {"n_spots": 10**6, "n_genes": 2000}
     sparse = settle(params, **sizes, nnz=100.0, array_bytes=10**11)[0]
     assert (sparse.path, sparse.ranks_together) == ("exact", 3)
     given = Params(ranks="8-10", replicates=10, path="exact")
