@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +86,8 @@ class FitOutcome:
             if row and "asw" in row:
                 lines.append(f"  {name}: ARI {row['ari']:.3f}, NMI {row['nmi']:.3f}, ASW {row['asw']:.3f}")
         lines += [f"  {line}" for line in models.quality_lines(self.fit.request.model, quality)]
-        lines.append(f"look at them: atlasnmf report {self.fit.request.store} -o report.html")
+        store = shlex.quote(self.fit.request.store)
+        lines.append(f"look at them: atlasnmf report {store} -o report.html")
         return lines
 
 
@@ -347,7 +349,8 @@ def load_fit(
     noted = working.ledger.facts(f"fit {model}") if working else {}
     if not noted:
         raise BadInput(
-            f"{store} has no finished fit of {model} in its working copy; run atlasnmf fit {model} {store}"
+            f"{store} has no finished fit of {model} in its working copy; "
+            f"run atlasnmf fit {model} {shlex.quote(str(store))}"
         )
     request = FitRequest.from_json({**noted["request"], "store": str(store)})
     return reopen(_open(request.store, request.atlas), request, events=events)

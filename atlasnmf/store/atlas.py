@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from atlasnmf.store.coordinates import Elements, MemoryElements, StoredElements
 from atlasnmf.store.handle import Atlas, SliceInfo
 from atlasnmf.store.locks import StoreLock
 from atlasnmf.store.names import natural_key, no_such
+from atlasnmf.store.paths import local_path
 from atlasnmf.store.tables import RESULT_MARK, MemoryTable, StoredTable, TableHandle
 from atlasnmf.store.transaction import finish_interrupted
 from atlasnmf.store.working import working_path
@@ -78,7 +80,7 @@ def open_atlas(
     elements: Elements | None = None
     handles: list[TableHandle]
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = local_path(source)
         _require_store(path)
         elements = StoredElements(path)
         finish_interrupted(path, StoreLock(working_path(path) / "lock"))
@@ -149,10 +151,9 @@ def _require_store(path: Path) -> None:
         near = path.parent.glob("*.zarr") if path.parent.is_dir() else []
         known = sorted((store.name for store in near), key=natural_key)
         raise BadInput(no_such("store", path.name, known, str(path.parent)))
-    if path.suffix == ".h5ad":
-        raise BadInput(
-            f"{path} is an h5ad file; make a store of it: atlasnmf ingest {path} --out {path.stem}.zarr"
-        )
+    if path.suffix.lower() == ".h5ad":
+        made = shlex.join(["atlasnmf", "ingest", str(path), "--out", f"{path.stem}.zarr"])
+        raise BadInput(f"{path} is an h5ad file; make a store of it: {made}")
     is_group = any((path / name).exists() for name in ("zarr.json", ".zgroup"))
     if not is_group or not (path / "tables").is_dir():
         what = "has no tables" if is_group else "is not a zarr store"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,10 @@ class Description:
     working_path: Path | None = None
     working_bytes: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def _quoted(self) -> str:
+        return shlex.quote(self.name)
+
     def record(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
@@ -136,7 +141,7 @@ class Description:
         if not self.results:
             return [
                 "no results",
-                f"  make some: atlasnmf fit MODEL {self.name}   (models: atlasnmf fit --help)",
+                f"  make some: atlasnmf fit MODEL {self._quoted}   (models: atlasnmf fit --help)",
             ]
         said = {
             (table, key): ", ".join(f"{group}[{name!r}]" for group, names in groups.items() for name in names)
@@ -149,7 +154,7 @@ class Description:
             for text, names in _grouped(own, lambda _, text: text).items():
                 lines.append(f"  {key}: {text}{_tables(names)}")
         lines += [f"  tables: {', '.join(self.tables)}"] * bool(self.tables)
-        return [*lines, f"  look at them: atlasnmf report {self.name} -o report.html"]
+        return [*lines, f"  look at them: atlasnmf report {self._quoted} -o report.html"]
 
     def _working_lines(self) -> list[str]:
         if self.working_path is None:
@@ -163,7 +168,8 @@ class Description:
                 f"  {stage.name:<{width}}  {stage.status}  {stage.seconds:>8,.1f} s  {when}".rstrip()
             )
         if self.interrupted:
-            lines.append(f"an interrupted fit of {self.interrupted} can go on: atlasnmf resume {self.name}")
+            again = f"atlasnmf resume {self._quoted}"
+            lines.append(f"an interrupted fit of {self.interrupted} can go on: {again}")
         return lines
 
 

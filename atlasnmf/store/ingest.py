@@ -14,6 +14,7 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.events import SILENT, Events
 from atlasnmf.store.h5ad import H5Table
 from atlasnmf.store.names import no_such, safe_name
+from atlasnmf.store.paths import local_path
 from atlasnmf.store.tables import twice_in
 from atlasnmf.store.writer import StoreWriter, TableWriter, array_writer, create_store
 
@@ -71,11 +72,11 @@ def ingest(
     >>> an.open_atlas("atlas.zarr")
     Atlas(atlas.zarr: 9 spots, 1 slice: slice_a (9))
     """
-    sources = [Path(file) for file in files]
+    sources = [local_path(file) for file in files]
     if not sources:
         raise BadOption("there is nothing to ingest; name at least one h5ad file")
     n_bytes = _check(sources, events)
-    out = Path(out)
+    out = local_path(out)
     free = shutil.disk_usage(out.absolute().parent).free if out.absolute().parent.is_dir() else n_bytes
     if n_bytes > free:
         raise BadOption(
@@ -83,12 +84,16 @@ def ingest(
         )
     with create_store(out, overwrite=overwrite) as store:
         for source in sources:
-            if source.suffix == ".h5ad":
+            if _is_h5ad(source):
                 with H5Table(source) as table:
                     _write_table(store, table, safe_name(source.stem), events)
             else:
                 _copy_elements(source, store.path)
     return out
+
+
+def _is_h5ad(source: Path) -> bool:
+    return source.suffix.lower() == ".h5ad"
 
 
 def _check(sources: Iterable[Path], events: Events) -> int:
@@ -97,9 +102,10 @@ def _check(sources: Iterable[Path], events: Events) -> int:
     n_bytes = 0.0
     for source in sources:
         if not source.exists():
-            near = [f.name for f in source.absolute().parent.glob("*") if f.suffix in (".h5ad", ".zarr")]
+            beside = source.absolute().parent.glob("*")
+            near = [file.name for file in beside if _is_h5ad(file) or file.suffix == ".zarr"]
             raise BadInput(no_such("file", source.name, sorted(near), str(source.parent)))
-        if source.suffix == ".h5ad":
+        if _is_h5ad(source):
             with H5Table(source) as table:
                 n_bytes += _DISK_SHARE * _check_h5ad(table, events)
             tables = [safe_name(source.stem)]

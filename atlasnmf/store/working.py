@@ -18,6 +18,7 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.ledger import Ledger, write_json
 from atlasnmf.store.locks import StoreLock
 from atlasnmf.store.parts import Part, PartedCsr, PartedDense
+from atlasnmf.store.paths import local_path
 from atlasnmf.store.shards import ShardReader, write_group, write_shard
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ class WorkingCopy:
     @classmethod
     def find(cls, store: Path | str, work_dir: Path | str | None = None) -> WorkingCopy | None:
         """Return the working copy of a store as it lies there, unchecked; None when there is none."""
-        path = working_path(Path(store), work_dir)
+        path = working_path(local_path(store), work_dir)
         return (
-            cls(path, StoreLock(working_path(Path(store)) / "lock"))
+            cls(path, StoreLock(working_path(local_path(store)) / "lock"))
             if (path / "format.json").exists()
             else None
         )

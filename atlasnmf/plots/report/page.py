@@ -72,8 +72,9 @@ def write_report(
     """
     from atlasnmf.plots.stored import unit_of
     from atlasnmf.store.atlas import open_atlas
+    from atlasnmf.store.paths import local_path
 
-    out = Path(out)
+    out = local_path(out)
     if not out.parent.is_dir():
         raise BadInput(f"there is no folder {out.parent} for the report; create it first")
     if out.is_dir():
@@ -87,7 +88,7 @@ def write_report(
     unit = unit or unit_of(atlas)
     results = found_results(atlas, unit)
     if not results:
-        raise BadInput(f"{store} has no results yet; run: atlasnmf fit inspire {store}")
+        raise BadInput(f"{store} has no results yet; run: atlasnmf fit inspire {shlex.quote(str(store))}")
     html = _html(atlas, results, str(store), unit, again)
     scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     scratch.write_text(html, encoding="utf-8")
@@ -136,7 +137,7 @@ def _warnings(description: Any, sections: list[Any], store: str) -> list[tuple[s
     found = [(section.key, text) for section in sections for text in section.warnings]
     if description.interrupted:
         model = description.interrupted
-        found.append(("", f"an interrupted fit of {model} can go on: atlasnmf resume {store}"))
+        found.append(("", f"an interrupted fit of {model} can go on: atlasnmf resume {shlex.quote(store)}"))
     return found
 
 
