@@ -464,8 +464,10 @@ def ingest(
             raise BadOption(f"--{name.replace('_', '-')} is for images (NIfTI, NRRD, zarr); leave it out")
     from atlasnmf.store.ingest import ingest as run
 
-    run(files, out, overwrite=overwrite, events=_events())
-    _say({"store": out, "files": files}, as_json, [f"{out}: {len(files)} tables"])
+    made = run(files, out, overwrite=overwrite, events=_events())
+    n_tables = sum(entry.is_dir() for entry in (made / "tables").iterdir())
+    text = f"{out}: {n_tables} table{'' if n_tables == 1 else 's'}"
+    _say({"store": out, "files": files}, as_json, [text])
 
 
 def _prepare(store: str, options: list[Any], as_json: bool) -> None:
