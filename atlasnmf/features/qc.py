@@ -240,7 +240,7 @@ def refuse_bad_counts(
     BadInput
         Saying how many values are wrong, the first of them, and the mend.
     """
-    mend = "choose the layer of raw counts with --layer"
+    mend = "no layer holds them either; put them into X or a layer, from adata.raw or the platform's files"
     if count_layers:
         mend = "use --layer " + " or ".join(count_layers) + ", which holds whole numbers"
     kinds = (

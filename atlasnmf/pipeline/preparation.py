@@ -260,6 +260,7 @@ class Preparation:
     def _survey(self, key: str) -> dict[str, Any]:
         from atlasnmf.features.genes import is_mitochondrial
         from atlasnmf.features.qc import refuse_bad_counts, survey
+        from atlasnmf.store.layers import layers_of_counts
 
         codes, kept = self.atlas.slice_codes(), []
         for index, table in enumerate(self.atlas.tables):
@@ -275,13 +276,14 @@ class Preparation:
                 stage=f"survey {table.name}",
                 **self.tiling,
             )
+            doubted = found.check.n_fractional + found.check.n_negative
             refuse_bad_counts(
                 found.check,
                 where=table.counts.where,
                 spots=table.obs_names(),
                 genes=genes,
                 integer=self.settled.integer_counts,
-                count_layers=[key for key in table.keys("layers") if key != self.atlas.layer],
+                count_layers=layers_of_counts(table) if doubted else (),
             )
             for name in _SURVEYED:
                 self.working.put_vector(f"survey_{name}_{index}", getattr(found, name))

@@ -51,10 +51,14 @@ def coordinates_from(
         return spatial_key
     if annotation is not None and elements is not None:
         return annotation
-    has = ", ".join(table.keys("obsm")) or "none"
-    raise BadInput(
-        f"table {table.name!r} has no obsm[{spatial_key!r}] and annotates no shapes or points; "
+    has = ", ".join(table.keys("obsm"))
+    mend = (
         f"name the obsm key of the positions by --spatial-key (obsm keys: {has})"
+        if has
+        else "put positions there, such as adata.obsm['spatial'] = adata.obs[['x', 'y']].to_numpy()"
+    )
+    raise BadInput(
+        f"table {table.name!r} has no obsm[{spatial_key!r}] and annotates no shapes or points; {mend}"
     )
 
 

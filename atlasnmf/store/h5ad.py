@@ -150,5 +150,7 @@ class H5Table:
             return H5Matrix(self._file["layers"][layer], f"layer {layer!r} of {self.path}")
         node = self._file.get("X")
         if node is None or node.attrs.get("encoding-type") == "null":
-            raise BadInput(f"{self.path} has no X; put the raw counts into X (adata.X = adata.layers[...])")
+            layers = self.keys("layers")
+            mend = f"adata.X = adata.layers[{layers[0]!r}]" if layers else "adata = adata.raw.to_adata()"
+            raise BadInput(f"{self.path} has no X; put the raw counts into X ({mend})")
         return H5Matrix(node, f"X of {self.path}")

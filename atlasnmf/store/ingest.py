@@ -165,7 +165,8 @@ def _write_table(store: StoreWriter, table: H5Table, name: str, events: Events) 
     small["obsm"] = _write_obsm(writer, table, name, events)
     for left in ("raw", "obsp", "varp"):
         if table.keys(left):
-            events.note(f"{left} of {table.path.name} is left out")
+            mend = "; to use its counts, ingest adata.raw.to_adata()" * (left == "raw")
+            events.note(f"{left} of {table.path.name} is left out{mend}")
     obs = _valid_frame(table.read("obs"), f"obs of {name}", events)
     var = _valid_frame(table.read("var"), f"var of {name}", events)
     writer.close(obs=obs, var=var, **small)

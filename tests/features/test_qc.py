@@ -78,6 +78,8 @@ def test_values_that_are_no_counts_are_refused(value: float, message: str) -> No
         )
     assert "\n" not in str(error.value)
     if value == 0.5:
+        with pytest.raises(BadInput, match=r"no layer holds them either; .* adata\.raw"):
+            refuse_bad_counts(found.check, where="t", spots=SPOTS, genes=GENES)
         refuse_bad_counts(found.check, where="t", spots=SPOTS, genes=GENES, integer=False)
 
 
