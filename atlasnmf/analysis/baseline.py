@@ -12,7 +12,8 @@ from atlasnmf.metrics import adjusted_rand, label_codes, normalised_mutual_infor
 
 __all__ = ["quality", "quality_beside_baseline", "smoothed_pca_quality"]
 
-_MIN_LABELLED = 10
+#: Fewest labelled spots of a slice that figures of quality are made of.
+MIN_LABELLED = 10
 
 
 def quality(
@@ -78,7 +79,7 @@ def quality(
     rows: list[dict[str, Any]] = []
     for place, name in enumerate(slice_names):
         here = np.flatnonzero((places == place) & (codes >= 0) & (groups >= 0))
-        if len(here) < _MIN_LABELLED:
+        if len(here) < MIN_LABELLED:
             continue
         found: dict[str, float] = {
             "ari": adjusted_rand(codes[here], groups[here]),
@@ -87,7 +88,9 @@ def quality(
         }
         rows.append({"slice": str(name), "n_spots": len(here), **found})
     if not rows:
-        raise BadInput("no slice has ten spots with a label and an embedding; check the label column")
+        raise BadInput(
+            f"no slice has {MIN_LABELLED} spots with a label and an embedding; check the label column"
+        )
     means = {figure: _mean([row[figure] for row in rows]) for figure in ("ari", "nmi", "asw")}
     return {**means, "n_domains": n_domains, "slices": rows}
 

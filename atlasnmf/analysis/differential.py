@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.analysis.spots import SpotLabels, stored_labels
-from atlasnmf.analysis.values import GeneValues, gene_values, written_out
+from atlasnmf.analysis.values import TARGET_SUM, GeneValues, gene_values, written_out
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.kernels.cpu.histograms import add_histograms
 from atlasnmf.metrics.differences import GroupSums, rank_sum_from_histograms, welch_test
@@ -186,7 +186,7 @@ def _fold(own: GroupSums, rest: GroupSums, *, counts: bool) -> np.ndarray:
 
 
 def _ranges(values: GeneValues) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.zeros(len(values.genes)), np.full(len(values.genes), np.log1p(1e4))
+    low, high = np.zeros(len(values.genes)), np.full(len(values.genes), np.log1p(TARGET_SUM))
     if values.source is None:
         return low, high
     high[:] = 0

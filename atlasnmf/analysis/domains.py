@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from atlasnmf.analysis.spots import RUN_SPOTS, stored_rows
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import rng_for, seed_for
-from atlasnmf.store.atlas import opened
+from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlasnmf.store.atlas import Atlas, AtlasLike
-    from atlasnmf.store.tables import TableHandle
+    from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["Method", "assign_domains", "domains"]
 
 Method = Literal["mixture", "leiden"]
 
-_CHUNK_ROWS = 65_536
 #: Leiden's graph of strings takes about 2 kB a spot.
 _LEIDEN_SAMPLE = 50_000
 
@@ -76,8 +75,8 @@ def _sampled(n_rows: int, n_sample: int, method: str, random_state: int) -> np.n
 
 def _predict(grouping: _Grouping, embedding: np.ndarray) -> np.ndarray:
     codes = np.full(len(embedding), -1, np.int32)
-    for start in range(0, len(embedding), _CHUNK_ROWS):
-        rows = np.asarray(embedding[start : start + _CHUNK_ROWS], np.float32)
+    for start in range(0, len(embedding), RUN_SPOTS):
+        rows = np.asarray(embedding[start : start + RUN_SPOTS], np.float32)
         finite = np.isfinite(rows).all(axis=1)
         if finite.any():
             codes[start : start + len(rows)][finite] = grouping.predict(rows[finite])
@@ -114,8 +113,6 @@ def _group(
         rows = np.asarray(part[inside], np.float32)
         samples.append(rows[np.isfinite(rows).all(axis=1)])
         start += len(part)
-    if len({sample.shape[1] for sample in samples}) > 1:
-        raise BadInput("the embeddings of the tables have different numbers of dimensions; fit them together")
     sample = np.concatenate(samples)
     if not len(sample):
         raise BadInput("no spot has a finite embedding; check the key or fit the model again")
@@ -251,16 +248,16 @@ def domains(
     >>> adata.obs["domains"].value_counts().to_dict()
     {'0': 30, '1': 20}
     """
-    from atlasnmf.store.results import ResultWriter, refuse_existing
+    import pandas as pd
 
-    found = opened(atlas)
-    tables = tables_with(found, "obsm", key)
+    rows = stored_rows(atlas, key)
+    found = rows.atlas
     refuse_existing(found, obs=[key_added], overwrite=overwrite)
     if smooth < 0:
         raise BadOption(f"smooth is a number of neighbours, 0 or more; got {smooth}")
     codes, n_groups = _group(
-        lambda: _chunks(tables, key),
-        sum(table.n_spots for table in tables),
+        lambda: (values for _, values in rows.runs()),
+        rows.n_spots,
         n_domains,
         method,
         covariance,
@@ -272,52 +269,15 @@ def domains(
     if smooth:
         from atlasnmf.analysis.smoothing import smoothed_domains
 
-        codes, n_groups = _by_size(smoothed_domains(found, tables, codes, smooth))
-    import pandas as pd
-
-    names = [table.name for table in tables]
-    here = np.repeat([t.name in names for t in found.tables], [t.n_spots for t in found.tables])
+        codes, n_groups = _by_size(smoothed_domains(rows, codes, smooth))
     everywhere = np.full(found.n_spots, -1, np.int32)
-    everywhere[here] = codes
+    everywhere[rows.spots] = codes
     column = pd.Categorical.from_codes(everywhere, categories=[str(group) for group in range(n_groups)])
     with ResultWriter(found, overwrite=overwrite) as writer:
-        writer.obs(key_added, column, tables=names)
+        writer.obs(key_added, column, tables=rows.names)
     offsets = found.table_offsets
     return {
         table.name: column[start:stop]
         for table, start, stop in zip(found.tables, offsets[:-1], offsets[1:], strict=True)
-        if table.name in names
+        if table.name in rows.names
     }
-
-
-def _chunks(tables: Sequence[TableHandle], key: str) -> Iterator[np.ndarray]:
-    for table in tables:
-        for start in range(0, table.n_spots, _CHUNK_ROWS):
-            yield table.obsm_rows(key, start, min(start + _CHUNK_ROWS, table.n_spots))
-
-
-def tables_with(atlas: Atlas, group: str, key: str) -> list[TableHandle]:
-    """Return the tables that have a key in ``obsm`` or another group.
-
-    Raises
-    ------
-    BadInput
-        None has; names the nearest key.
-    """
-    from atlasnmf.store.names import no_such
-
-    found = [table for table in atlas.tables if key in table.keys(group)]
-    if not found:
-        known = sorted({name for table in atlas.tables for name in table.keys(group)})
-        raise BadInput(f"{no_such(f'{group} key', key, known, atlas.name)}; {which_fit(key, atlas)}")
-    return found
-
-
-def which_fit(key: str, atlas: Atlas) -> str:
-    """Say how to make a result that is missing: the fit whose name its key has."""
-    from atlasnmf import models
-
-    if key.startswith("X_smoothed_pca"):
-        return "make it by atlasnmf.tl.baseline"
-    model = next((name for name in models.available() if name in key), None)
-    return f"fit it first: atlasnmf fit {model} {atlas.path or 'STORE'}" if model else "fit a model first"

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.label_transfer import slice_numbers
-from atlasnmf.analysis.spots import stored_labels
+from atlasnmf.analysis.spots import slice_numbers, stored_labels
 from atlasnmf.analysis.stored_patterns import stored_patterns
-from atlasnmf.analysis.values import GeneValues, gene_values
+from atlasnmf.analysis.values import TARGET_SUM, GeneValues, gene_values, layer_of, picked
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.schema import Csr
 from atlasnmf.store.atlas import opened
@@ -192,8 +191,6 @@ def _runs_with(own: np.ndarray, n_spots: int) -> Iterator[tuple[int, int, np.nda
 def _counts(values: GeneValues, table: TableHandle, own: np.ndarray) -> Any:
     import scipy.sparse
 
-    from atlasnmf.analysis.values import layer_of, picked
-
     columns = values.columns[[other.name for other in values.tables].index(table.name)]
     counts = table.counts if values.source is None else layer_of(table, values.source).counts
     parts = []
@@ -306,29 +303,17 @@ def export_communication(
     out = to_anndata(found, slices=slices, spots=chosen, genes=genes)
     spots = _spots(found, slices, chosen)
     out.layers["counts"] = out.X.copy()
-    out.X = _log_counts(found, spots, out)
+    out.X = GeneValues(found, found.tables, tuple(out.var_names)).take(spots)
     named = pd.Categorical.from_codes(labels.codes[spots], categories=list(labels.names))
     out.obs = pd.DataFrame(
         {"label": named.remove_unused_categories(), "slice": out.obs["slice"], "table": out.obs["table"]}
     )
     out.obsm = {"spatial": out.obsm["spatial"]}
-    out.varm, out.uns = {}, {"label_key": label_key, "target_sum": 1e4}
+    out.varm, out.uns = {}, {"label_key": label_key, "target_sum": TARGET_SUM}
     partial = path.with_name(f".{path.name}.partial")
     out.write_h5ad(partial)
     partial.rename(path)
     return path
-
-
-def _log_counts(atlas: Atlas, spots: np.ndarray, part: AnnData) -> Any:
-    """Return the log-normalised counts of some spots: totals over all genes the tables have."""
-    import scipy.sparse
-
-    values = GeneValues(atlas, atlas.tables, tuple(part.var_names))
-    parts = []
-    for _, run, rows in values.runs(spots):
-        low, high = np.searchsorted(spots, (run.start, run.stop))
-        parts.append(scipy.sparse.csr_matrix(rows)[spots[low:high] - run.start])
-    return scipy.sparse.vstack(parts).tocsr()
 
 
 def usages_table(

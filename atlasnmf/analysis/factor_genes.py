@@ -13,6 +13,7 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.metrics.enrichment import benjamini_hochberg, over_representation, preranked_gsea
 from atlasnmf.metrics.factors import specific_genes
 from atlasnmf.options import at_least
+from atlasnmf.store.plain import columns_of
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def factor_genes(
     ]
     frame = pd.DataFrame(rows, columns=["factor", "rank", "gene", "loading", "fold", "specific"])
     with ResultWriter(read.atlas, overwrite=overwrite) as writer:
-        writer.uns(written, {name: frame[name].to_numpy() for name in frame}, tables=read.names)
+        writer.uns(written, columns_of(frame), tables=read.names)
     return frame
 
 
@@ -189,7 +190,7 @@ def marker_ranks(
     used = np.unique(sets.members)
     record = {"genes": [names[g] for g in used], "ranks": ranks[used]}
     with ResultWriter(read.atlas, overwrite=overwrite) as writer:
-        writer.uns(written, record | {n: frame[n].to_numpy() for n in frame}, tables=read.names)
+        writer.uns(written, record | columns_of(frame), tables=read.names)
     return frame
 
 

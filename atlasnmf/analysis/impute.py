@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.label_transfer import slice_numbers
 from atlasnmf.analysis.nearest import Nearest
-from atlasnmf.analysis.spots import StoredRows, stored_rows
+from atlasnmf.analysis.spots import StoredRows, slice_numbers, stored_rows
 from atlasnmf.analysis.values import GeneValues, gene_values, written_out
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.options import at_least
 from atlasnmf.seeds import rng_for
+from atlasnmf.store.plain import columns_of
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def impute(
         for table, run in zip(rows.tables, _table_runs(rows), strict=True)
         if goal[run.start : run.stop].any()
     ]
-    record = {"key": key, "genes": list(wanted), "scores": {n: scores[n].to_numpy() for n in scores}}
+    record = {"key": key, "genes": list(wanted), "scores": columns_of(scores)}
     record |= {"source": _named(rows, from_), "target": _named(rows, to)}
     with ResultWriter(rows.atlas, overwrite=overwrite) as writer:
         writer.uns(key_added, record, tables=names)
@@ -296,21 +296,16 @@ def _reference(
     n_sample: int,
     random_state: int,
 ) -> _Reference:
-    import scipy.sparse
-
     strata = np.where(lenders, rows.slice_codes, -1)
     drawn = rows.sample(n_sample, strata, random_state=random_state, where="impute", among=rows.finite())
     if not len(drawn):
         raise BadInput(f"no spot of the source has a finite obsm[{rows.key!r}]; fit the model again")
     some = GeneValues(values.atlas, values.tables, tuple(genes))
-    parts, tables = [], []
-    for number, run, found in some.runs(drawn):
-        low, high = np.searchsorted(drawn, (run.start, run.stop))
-        parts.append(scipy.sparse.csr_matrix(found)[drawn[low:high] - run.start])
-        tables.append(np.full(high - low, number))
-    held = scipy.sparse.vstack(parts).tocsr().astype(np.float32)
+    held = some.take(drawn).astype(np.float32)
+    starts = [run.start for run in _table_runs(rows)]
+    tables = np.searchsorted(starts, drawn, side="right") - 1
     near = Nearest(rows.take(drawn), "imputation")
-    return _Reference(near, held, np.concatenate(tables), some.measured.astype(np.float64), n_neighbors)
+    return _Reference(near, held, tables, some.measured.astype(np.float64), n_neighbors)
 
 
 def _scores(

@@ -10,11 +10,10 @@ import numpy as np
 
 from atlasnmf.analysis.matches import stored_matches
 from atlasnmf.analysis.nearest import Nearest
-from atlasnmf.analysis.spots import SpotLabels, StoredRows, stored_labels, stored_rows
+from atlasnmf.analysis.spots import SpotLabels, StoredRows, slice_numbers, stored_labels, stored_rows
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import rng_for
 from atlasnmf.store.atlas import opened
-from atlasnmf.store.names import no_such
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from atlasnmf.store.atlas import Atlas, AtlasLike
 
-__all__ = ["LabelTransfer", "label_transfer", "slice_numbers"]
+__all__ = ["LabelTransfer", "label_transfer"]
 
 
 @dataclass(frozen=True)
@@ -48,24 +47,6 @@ class LabelTransfer:
     held_out_accuracy: float
     accuracy: float
     n_labelled: int
-
-
-def slice_numbers(atlas: Atlas, slices: str | Sequence[str] | None) -> np.ndarray:
-    """Return the positions of slices by name; all when None.
-
-    Raises
-    ------
-    BadOption
-        There is no such slice; names the nearest.
-    """
-    names = [info.name for info in atlas.slices]
-    if slices is None:
-        return np.arange(len(names))
-    wanted = [slices] if isinstance(slices, str) else list(slices)
-    for name in wanted:
-        if name not in names:
-            raise BadOption(no_such("slice", name, names, atlas.name))
-    return np.array([names.index(name) for name in wanted], np.int64)
 
 
 def label_transfer(

@@ -13,6 +13,7 @@ from atlasnmf.analysis.values import GeneValues, gene_values
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
+from atlasnmf.store.plain import columns_of
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -132,10 +133,9 @@ def marker_auc(
         areas.append(own)
     rows = [(*pair, area, areas[1][pair]) for pair, area in areas[0].items()]
     frame = pd.DataFrame(rows, columns=["label", "gene", "before", "after"])
-    record = {name: frame[name].to_numpy() for name in frame}
     values_named = {"values_before": _source_name(before), "values_after": _source_name(after)}
     with ResultWriter(found, overwrite=overwrite) as writer:
-        writer.uns(written, record | values_named)
+        writer.uns(written, columns_of(frame) | values_named)
     return frame
 
 
@@ -205,7 +205,7 @@ def purity_coverage(
             rows.append((name, quantile, common / max(inside.sum(), 1), common / max(high.sum(), 1)))
     frame = pd.DataFrame(rows, columns=["label", "quantile", "purity", "coverage"])
     with ResultWriter(found, overwrite=overwrite) as writer:
-        writer.uns(written, {n: frame[n].to_numpy() for n in frame} | {"values": _source_name(source)})
+        writer.uns(written, columns_of(frame) | {"values": _source_name(source)})
     return frame
 
 

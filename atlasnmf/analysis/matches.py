@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.domains import which_fit
-from atlasnmf.analysis.spots import stored_labels
+from atlasnmf.analysis.spots import stored_labels, which_fit
 from atlasnmf.errors import BadInput
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
+from atlasnmf.store.plain import columns_of
 from atlasnmf.store.results import ResultWriter, refuse_existing
 from atlasnmf.store.tables import MemoryTable, StoredTable, TableHandle
 
@@ -191,7 +191,7 @@ def match_summary(
     frame = pd.DataFrame(rows)
     status = _status(found, pairs)
     with ResultWriter(found, overwrite=overwrite) as writer:
-        writer.uns(written, {name: frame[name].to_numpy() for name in frame} | {"label_key": label_key})
+        writer.uns(written, columns_of(frame) | {"label_key": label_key})
         writer.obs(f"{written}_status", status)
     return frame
 

@@ -9,7 +9,7 @@ import numpy as np
 from atlasnmf.analysis.comparisons import comparison_patterns
 from atlasnmf.analysis.gene_networks import gene_networks as networks_of
 from atlasnmf.analysis.stored_patterns import StoredPatterns, stored_patterns
-from atlasnmf.kernels.cpu.dense import fill_dense
+from atlasnmf.analysis.values import written_out
 from atlasnmf.metrics import morans_i as moran
 from atlasnmf.metrics.markers import genes_per_pattern, marker_genes, patterns_per_gene
 from atlasnmf.metrics.reconstruction import (
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import networkx
     import pandas as pd
 
-    from atlasnmf.schema import Csr
     from atlasnmf.store.atlas import AtlasLike
 
 __all__ = [
@@ -264,12 +263,6 @@ def gene_networks(
     return networks
 
 
-def _dense(rows: Csr) -> np.ndarray:
-    out = np.empty((rows.n_rows, rows.n_cols))
-    fill_dense(rows.indptr, rows.indices, rows.data, out)
-    return out
-
-
 def comparisons(
     atlas: AtlasLike,
     key: str = "stanmf",
@@ -312,7 +305,7 @@ def comparisons(
     names = ("pca", "pca_kmeans", "pca_hierarchical", "stanmf_hierarchical")
     refuse_existing(read.atlas, obsm=[f"{key_added}_{name}" for name in names], overwrite=overwrite)
     found = comparison_patterns(
-        lambda: (_dense(rows) for rows in read.values(transform, target_sum)),
+        lambda: (written_out(rows.to_scipy()) for rows in read.values(transform, target_sum)),
         read.patterns,
         random_state=random_state,
     )

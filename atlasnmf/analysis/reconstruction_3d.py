@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.label_transfer import slice_numbers
 from atlasnmf.analysis.matches import stored_matches
 from atlasnmf.analysis.nearest import Nearest
-from atlasnmf.analysis.spots import StoredRows, stored_labels, stored_rows
+from atlasnmf.analysis.spots import StoredRows, slice_numbers, stored_labels, stored_rows
 from atlasnmf.analysis.values import gene_values
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.features.icp import closest_alike, consensus_moves
@@ -19,6 +18,7 @@ from atlasnmf.features.overlay import feature_agreement
 from atlasnmf.features.rigid import Rigid, fit_rigid, turned
 from atlasnmf.options import at_least
 from atlasnmf.seeds import rng_for
+from atlasnmf.store.plain import columns_of
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -416,18 +416,11 @@ def _correlations(
     rows: StoredRows, mine: np.ndarray, theirs: np.ndarray, around: tuple[np.ndarray, np.ndarray]
 ) -> tuple[float, float]:
     """Correlate paired spots, and the means around them, over the genes their tables share."""
-    import scipy.sparse
-
     values = gene_values(rows.atlas, tables=rows.tables)
     needed = np.unique(np.concatenate([mine, theirs, *(side.ravel() for side in around)]))
     tables = np.repeat(np.arange(len(rows.tables)), [table.n_spots for table in rows.tables])
     shared = values.measured[np.unique(tables[needed])].all(axis=0)
-    parts = []
-    for _, run, found in values.runs(needed):
-        low, high = np.searchsorted(needed, (run.start, run.stop))
-        some = scipy.sparse.csr_matrix(found)[needed[low:high] - run.start]
-        parts.append(some[:, np.flatnonzero(shared)])
-    held = scipy.sparse.vstack(parts).tocsr().astype(np.float64)
+    held = values.take(needed)[:, np.flatnonzero(shared)].astype(np.float64)
     single = [held[np.searchsorted(needed, spots)] for spots in (mine, theirs)]
     means = [_mean_of(len(needed), np.searchsorted(needed, side)) @ held for side in around]
     return _row_correlation(*single), _row_correlation(*means)
@@ -469,7 +462,7 @@ def _write(
         "rotations": np.stack([move.rotation for move in found.moves]),
         "shifts": np.stack([move.shift for move in found.moves]),
         "heights": found.heights,
-        "scores": {name: found.scores[name].to_numpy() for name in found.scores},
+        "scores": columns_of(found.scores),
     }
     used = {rows.atlas.slices[number].table for number in chosen}
     tables = [name for name in rows.names if name in used]

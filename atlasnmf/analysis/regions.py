@@ -13,7 +13,7 @@ from atlasnmf.errors import BadInput
 from atlasnmf.kernels.cpu.unions import connected_triples
 from atlasnmf.metrics import label_codes
 from atlasnmf.metrics.regions import adjacency_on_graph
-from atlasnmf.store.names import natural_key
+from atlasnmf.store.names import natural_key, no_such
 
 if TYPE_CHECKING:
     from atlasnmf.schema import Csr
@@ -63,8 +63,6 @@ class Regions:
         BadInput
             There is no such region.
         """
-        from atlasnmf.store.names import no_such
-
         named = (union,) if isinstance(union, str) else union
         for name in named:
             if name not in self.names:

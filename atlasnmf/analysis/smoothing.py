@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +9,7 @@ import numpy as np
 from atlasnmf.graph.build import slice_graph, slice_index
 
 if TYPE_CHECKING:
-    from atlasnmf.store.atlas import Atlas
-    from atlasnmf.store.tables import TableHandle
+    from atlasnmf.analysis.spots import StoredRows
 
 __all__ = ["majority", "smoothed_domains"]
 
@@ -59,31 +57,24 @@ def majority(codes: np.ndarray, positions: np.ndarray, n_neighbors: int) -> np.n
     return out
 
 
-def smoothed_domains(
-    atlas: Atlas, tables: Sequence[TableHandle], codes: np.ndarray, n_neighbors: int
-) -> np.ndarray:
+def smoothed_domains(rows: StoredRows, codes: np.ndarray, n_neighbors: int) -> np.ndarray:
     """Smooth domains slice by slice; see :func:`majority`.
 
     Parameters
     ----------
-    atlas
-        The atlas.
-    tables
-        Tables the codes are of, one after the other.
+    rows
+        The spots the codes are of.
     codes
         int32, shape (n,).
     n_neighbors
         Nearest others that vote.
     """
-    from atlasnmf.analysis.spots import spots_of
-
-    slices = atlas.slice_codes()[spots_of(atlas, tables)]
     out, first = codes.copy(), 0
-    for table in tables:
+    for table in rows.tables:
         here = slice(first, first + table.n_spots)
         first += table.n_spots
-        positions = atlas.coordinates_of(table)
-        for code in np.unique(slices[here]):
-            own = np.flatnonzero(slices[here] == code)
+        slices, positions = rows.slice_codes[here], rows.atlas.coordinates_of(table)
+        for code in np.unique(slices):
+            own = np.flatnonzero(slices == code)
             out[here][own] = majority(codes[here][own], positions[own], n_neighbors)
     return out

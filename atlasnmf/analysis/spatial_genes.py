@@ -9,8 +9,10 @@ import numpy as np
 
 from atlasnmf.analysis.stored_patterns import StoredPatterns, stored_patterns
 from atlasnmf.analysis.values import GeneValues, gene_values
-from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.errors import BadInput
 from atlasnmf.metrics.enrichment import benjamini_hochberg
+from atlasnmf.options import at_least
+from atlasnmf.store.plain import columns_of
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -93,8 +95,7 @@ def spatial_genes(
     """
     import pandas as pd
 
-    if n_top < 1:
-        raise BadOption("n_top must be at least 1")
+    at_least(1, n_top=n_top)
     read = stored_patterns(atlas, key)
     written = key_added or f"{key}_spatial_genes"
     refuse_existing(read.atlas, uns=[written], overwrite=overwrite)
@@ -118,7 +119,7 @@ def spatial_genes(
     frame = pd.DataFrame(rows, columns=["factor", "rank", "gene", "correlation", "morans_i", "p", "q"])
     record: dict[str, Any] = {"genes": list(values.genes), "all_correlations": moments.correlation}
     with ResultWriter(read.atlas, overwrite=overwrite) as writer:
-        writer.uns(written, record | {n: frame[n].to_numpy() for n in frame}, tables=read.names)
+        writer.uns(written, record | columns_of(frame), tables=read.names)
     return frame
 
 

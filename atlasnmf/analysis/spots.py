@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.domains import tables_with
-from atlasnmf.errors import BadInput
+from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import rng_for
 from atlasnmf.store.atlas import opened
+from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.tables import TableHandle
 
-__all__ = ["SpotLabels", "StoredRows", "stored_labels", "stored_rows"]
+__all__ = [
+    "RUN_SPOTS",
+    "SpotLabels",
+    "StoredRows",
+    "slice_numbers",
+    "spots_of",
+    "stored_labels",
+    "stored_rows",
+    "tables_with",
+    "which_fit",
+]
 
 #: Spots of a run.
 RUN_SPOTS = 65_536
@@ -122,6 +132,49 @@ class StoredRows:
         return np.sort(np.concatenate(drawn)) if drawn else np.empty(0, np.int64)
 
 
+def tables_with(atlas: Atlas, group: str, key: str) -> list[TableHandle]:
+    """Return the tables that have a key in ``obsm`` or another group.
+
+    Raises
+    ------
+    BadInput
+        None has; names the nearest key.
+    """
+    found = [table for table in atlas.tables if key in table.keys(group)]
+    if not found:
+        known = sorted({name for table in atlas.tables for name in table.keys(group)})
+        raise BadInput(f"{no_such(f'{group} key', key, known, atlas.name)}; {which_fit(key, atlas)}")
+    return found
+
+
+def which_fit(key: str, atlas: Atlas) -> str:
+    """Say how to make a result that is missing: the fit whose name its key has."""
+    from atlasnmf import models
+
+    if key.startswith("X_smoothed_pca"):
+        return "make it by atlasnmf.tl.baseline"
+    model = next((name for name in models.available() if name in key), None)
+    return f"fit it first: atlasnmf fit {model} {atlas.path or 'STORE'}" if model else "fit a model first"
+
+
+def slice_numbers(atlas: Atlas, slices: str | Sequence[str] | None) -> np.ndarray:
+    """Return the positions of slices by name; all when None.
+
+    Raises
+    ------
+    BadOption
+        There is no such slice; names the nearest.
+    """
+    names = [info.name for info in atlas.slices]
+    if slices is None:
+        return np.arange(len(names))
+    wanted = [slices] if isinstance(slices, str) else list(slices)
+    for name in wanted:
+        if name not in names:
+            raise BadOption(no_such("slice", name, names, atlas.name))
+    return np.array([names.index(name) for name in wanted], np.int64)
+
+
 def spots_of(atlas: Atlas, tables: Sequence[TableHandle]) -> np.ndarray:
     """Return the numbers in the atlas of the spots of some tables, int64, shape (n,)."""
     offsets = dict(zip((t.name for t in atlas.tables), atlas.table_offsets.tolist(), strict=False))
@@ -182,8 +235,6 @@ def stored_labels(atlas: Atlas, column: str, tables: Sequence[TableHandle] | Non
         No table has the column, or it has no label at all.
     """
     import pandas as pd
-
-    from atlasnmf.store.names import no_such
 
     chosen = list(atlas.tables if tables is None else tables)
     if not any(column in table.obs_columns() for table in chosen):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.domains import tables_with, which_fit
+from atlasnmf.analysis.spots import spots_of, tables_with, which_fit
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.graph.build import slice_graph, symmetric_union
 from atlasnmf.graph.grid import grid_graph
@@ -69,13 +69,10 @@ class StoredPatterns:
     @cached_property
     def spots(self) -> np.ndarray:
         """Number of each spot in the atlas, int64, shape (n,)."""
-        offsets = dict(zip((t.name for t in self.atlas.tables), self.atlas.table_offsets, strict=False))
-        return np.concatenate([offsets[t.name] + np.arange(t.n_spots) for t in self.tables])
+        return spots_of(self.atlas, self.tables)
 
     @cached_property
     def _loadings(self) -> tuple[tuple[str, ...], np.ndarray]:
-        from atlasnmf.store.names import no_such
-
         rows: dict[str, np.ndarray] = {}
         for table in self.tables:
             name = next((self.key + s for s in _COEFFICIENTS if self.key + s in table.keys("varm")), None)
@@ -158,8 +155,6 @@ class StoredPatterns:
             A table does not have it.
         """
         import pandas as pd
-
-        from atlasnmf.store.names import no_such
 
         parts = []
         for table in self.tables:

@@ -15,11 +15,10 @@ from atlasnmf.analysis.regions import Regions, regions_of
 from atlasnmf.analysis.stored_patterns import StoredPatterns, stored_patterns
 from atlasnmf.errors import BadOption
 from atlasnmf.store.ontology import Ontology, read_ontology
+from atlasnmf.store.plain import columns_of
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from atlasnmf.store.atlas import AtlasLike
 
 __all__ = ["link_regions", "predict_region", "stored_regions"]
@@ -122,18 +121,14 @@ def link_regions(
         "dice": links.dice,
         "n_unions": np.array(links.n_unions),
         "region_key": region_key,
-        "unions": _columns(links.unions),
+        "unions": columns_of(links.unions),
     }
     if search_to:
         found = search_unions(read.patterns, regions, max_size=search_to, min_spots=min_spots)
-        record["searched"] = _columns(found)
+        record["searched"] = columns_of(found)
     with ResultWriter(read.atlas, overwrite=overwrite) as writer:
         writer.uns(written, record, tables=read.names)
     return links
-
-
-def _columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    return {str(name): frame[name].to_numpy() for name in frame.columns}
 
 
 def predict_region(

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.analysis.domains import assign_domains
+from atlasnmf.analysis.values import TARGET_SUM
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.atlas import opened
+from atlasnmf.store.names import no_such
+from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,9 +21,6 @@ if TYPE_CHECKING:
     from atlasnmf.store.imputed import Imputed
 
 __all__ = ["subtypes"]
-
-#: Counts a cell is scaled to before the logarithm.
-_TARGET_SUM = 1e4
 
 
 def subtypes(
@@ -86,9 +86,6 @@ def subtypes(
     """
     import pandas as pd
 
-    from atlasnmf.store.names import no_such
-    from atlasnmf.store.results import ResultWriter, refuse_existing
-
     found = opened(atlas)
     refuse_existing(found, obs=[key_added], overwrite=overwrite)
     lazy = found.imputed(list(genes) if genes is not None else _telling_genes(found, key, n_genes), key=key)
@@ -136,7 +133,7 @@ def _logged(lazy: Imputed, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.
         inside = chosen[start : start + len(block)] & np.isfinite(block).all(axis=1)
         values = block[inside].astype(np.float64)
         sums = values.sum(axis=1, keepdims=True)
-        yield start + np.flatnonzero(inside), np.log1p(_TARGET_SUM * values / np.where(sums > 0, sums, 1.0))
+        yield start + np.flatnonzero(inside), np.log1p(TARGET_SUM * values / np.where(sums > 0, sums, 1.0))
 
 
 def _components(

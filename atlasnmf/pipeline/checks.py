@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "label_column", "refuse_few_slices"]
 
-#: Fewest labelled spots of a slice that figures of quality are made of.
-_MIN_LABELLED = 10
-
 
 def check(atlas: Atlas, request: FitRequest) -> None:
     """Refuse what can be refused without reading counts.
@@ -71,18 +68,18 @@ def label_column(atlas: Atlas, key: str) -> np.ndarray:
 
 
 def _refuse_labels(atlas: Atlas, key: str) -> None:
+    from atlasnmf.analysis.baseline import MIN_LABELLED
     from atlasnmf.metrics import label_codes
+    from atlasnmf.store.names import no_such
 
     for table in atlas.tables:
         if key not in table.obs_columns():
-            from atlasnmf.store.names import no_such
-
             raise BadOption(
                 f"--labels: {no_such('obs column', key, table.obs_columns(), f'table {table.name!r}')}"
             )
     labelled = label_codes(label_column(atlas, key))[0] >= 0
     codes = atlas.slice_codes()
-    if np.bincount(codes[labelled & (codes >= 0)], minlength=1).max() < _MIN_LABELLED:
+    if np.bincount(codes[labelled & (codes >= 0)], minlength=1).max() < MIN_LABELLED:
         raise BadOption(
-            f"--labels {key}: no slice has {_MIN_LABELLED} spots with a label; name another column"
+            f"--labels {key}: no slice has {MIN_LABELLED} spots with a label; name another column"
         )

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["plain"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["columns_of", "plain"]
+
+
+def columns_of(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return a table as arrays of one length by column, as tables are kept in ``uns``."""
+    return {str(name): column.to_numpy() for name, column in frame.items()}
 
 
 def plain(value: Any) -> Any:

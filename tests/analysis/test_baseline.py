@@ -54,7 +54,7 @@ def test_slices_without_labels_are_left_out(two_slices):
     embedding, labels, slices = two_slices
     labels = np.where(slices == "b", None, labels)
     assert [row["slice"] for row in quality(embedding, labels, slices)["slices"]] == ["a"]
-    with pytest.raises(BadInput, match="no slice has ten"):
+    with pytest.raises(BadInput, match="no slice has 10 spots"):
         quality(embedding, [None] * 600, slices)
     with pytest.raises(BadInput, match="pass one of each"):
         quality(embedding, labels[:-1], slices)

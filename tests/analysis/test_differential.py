@@ -176,7 +176,7 @@ def test_moran_of_noise_is_not_significant():
         (lambda s: tl.differential(s, "region", genes=["g99"]), BadOption, "did you mean"),
         (lambda s: tl.differential(s, "region", source="inspyre"), BadOption, "did you mean 'inspire'"),
         (lambda s: tl.spatial_genes(s, "stanmf"), BadInput, "atlasnmf fit stanmf"),
-        (lambda s: tl.spatial_genes(s, n_top=0), BadOption, "at least 1"),
+        (lambda s: tl.spatial_genes(s, n_top=0), BadOption, "n_top must be 1 or more"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_the_store(untouched, call, error, words):

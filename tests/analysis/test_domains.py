@@ -38,7 +38,7 @@ def test_chunks_change_nothing(monkeypatch):
     rows, _ = blobs()
     whole = assign_domains(rows, n_domains=4)
     # the function hides the module of the same name
-    monkeypatch.setattr(sys.modules["atlasnmf.analysis.domains"], "_CHUNK_ROWS", 97)
+    monkeypatch.setattr(sys.modules["atlasnmf.analysis.domains"], "RUN_SPOTS", 97)
     np.testing.assert_array_equal(assign_domains(rows, n_domains=4), whole)
 
 
