@@ -11,7 +11,7 @@ from atlasnmf.features.overlay import far_apart
 from atlasnmf.features.rigid import Rigid
 from atlasnmf.features.slice_pair import SlicePair, turned_about
 
-__all__ = ["METHODS", "POOR_SCORE", "Registration", "register", "unit_notes"]
+__all__ = ["FEWEST_SPOTS", "METHODS", "POOR_SCORE", "Registration", "register", "unit_notes"]
 
 #: Ways to register; see :func:`register`.
 METHODS = ("auto", "icp", "ndt", "features", "none")
@@ -20,6 +20,8 @@ _UNITS_DIFFER = 2.5
 #: Scores below are said to be poor, with features and from the outline alone (two unlike pieces of tissue may
 #: have much the same outline); a rival this close to the best is named.
 POOR_SCORE, POOR_OUTLINE, _CLOSE = 0.2, 0.3, 0.05
+#: Of either slice; fewer tell no turn from another.
+FEWEST_SPOTS = 10
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _checked(
     if method == "features" and features is None:
         raise BadOption("registration by features needs scores that both slices share; use auto, icp or ndt")
     for points in (moving, fixed):
-        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 10:
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) < FEWEST_SPOTS:
             raise BadInput(
                 f"registration needs ten spots in the plane or more, got positions of {points.shape}"
             )

@@ -246,6 +246,8 @@ class FramePreparation(Preparation):
 
         offsets = self.working.vector("offsets")
         given = [self.working.vector("coordinates")[lo:hi] for lo, hi in pairwise(offsets)]
+        if all(not np.ptp(part[:, 2:], axis=0).any() for part in given):
+            given = [part[:, :2] for part in given]  # a height that every slice keeps makes no volume
         names = [info.name for info in self.atlas.slices]
         placed, notes = [given[0]], []
         moves: list[dict[str, Any]] = [{"method": "none", "score": 1.0, "onto": names[0], "trusted": True}]
@@ -283,11 +285,14 @@ class FramePreparation(Preparation):
 
     def _laid(self, moving: np.ndarray, fixed: np.ndarray, s: int, onto: int) -> _Laid | None:
         """Lay one slice onto another; None where positions are taken as they are."""
-        from atlasnmf.features.registration import POOR_SCORE, register
+        from atlasnmf.features.registration import FEWEST_SPOTS, POOR_SCORE, register
+        from atlasnmf.features.rigid import Rigid
 
         method = self.frame.register_by
         if method == "none" or moving.shape[1] != 2:
             return None
+        if min(len(moving), len(fixed)) < FEWEST_SPOTS:
+            return _Laid(Rigid.identity(), "none", 0.0, False, ())
         features = None
         if method in ("auto", "features") and "components" in self.stages.names:
             features = self._averaged(s), self._averaged(onto)

@@ -117,6 +117,29 @@ def test_one_slice_is_embedded_alone(tmp_path: Path) -> None:
     assert len(matches_of(store)) == 0
 
 
+def test_a_height_that_all_spots_share_changes_nothing(tmp_path: Path) -> None:
+    flat, high = ([make_table(seed) for seed in range(2)] for _ in range(2))
+    for table in high:
+        table.obsm["spatial"] = np.column_stack([table.obsm["spatial"], np.full(N_SPOTS, 7.0)])
+    stores = [build(tmp_path, *tables, name=f"{i}.zarr") for i, tables in enumerate((flat, high))]
+    for store in stores:
+        run(store)
+    for name in ("slice_0", "slice_1"):
+        one, other = (spatialdata.read_zarr(store).tables[name].obsm for store in stores)
+        np.testing.assert_allclose(one["spatialfuser_aligned"], other["spatialfuser_aligned"], atol=1e-9)
+
+
+@pytest.mark.parametrize("n_spots", [3, 9])
+def test_a_slice_too_small_to_be_laid_anywhere_is_matched_by_features(tmp_path: Path, n_spots: int) -> None:
+    store = build(tmp_path, make_table(0), make_table(1, n_spots=n_spots))
+    heard = Heard()
+    run(store, prepare={"min_spots": 1}, events=heard)
+    assert any("by features alone" in text for text in heard.warnings)
+    stored = spatialdata.read_zarr(store).tables["slice_1"]
+    assert np.isfinite(stored.obsm["X_spatialfuser"]).all()
+    np.testing.assert_array_equal(stored.obsm["spatialfuser_aligned"], stored.obsm["spatial"])
+
+
 def test_three_slices_make_a_chain_or_all_go_to_the_first(tmp_path: Path) -> None:
     store = build(tmp_path, *(make_table(seed) for seed in range(3)))
     run(store)
