@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+#: What Typer makes of Ctrl-C.
+_TYPER_STOPPED = 130
 #: Commands as they are used one after the other.
 _IN_ORDER = ("simulate", "ingest", "prepare", "estimate", "fit", "resume", "info", "report")
 
@@ -75,7 +80,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; the exit code says how it ended (0 done, 1 bug, 2 bad input, 3 resumable)."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(arguments, prog_name="atlasnmf", standalone_mode=False)
+        with _terminated_as_by_ctrl_c():
+            code = command.main(arguments, prog_name="atlasnmf", standalone_mode=False)
+        if code == _TYPER_STOPPED:
+            raise KeyboardInterrupt
     except AtlasError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
@@ -98,6 +106,19 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.write(f"error: {message.rstrip('.')}; see atlasnmf --help\n")
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextlib.contextmanager
+def _terminated_as_by_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM, by which Slurm and Kubernetes end a job, leave work that resume goes on with."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _events() -> Events:

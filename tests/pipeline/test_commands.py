@@ -27,6 +27,7 @@ from small_stores import (
     tree_hash,
 )
 
+from atlasnmf import pipeline
 from atlasnmf.progress import Bars, Lines
 
 Copy = Callable[..., Path]
@@ -298,3 +299,12 @@ def test_help_names_defaults() -> None:
     plain = " ".join(shown.replace("│", " ").split())
     assert "(default 8-30)" in plain
     assert "(default 20)" in plain
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm and Kubernetes end jobs so; what a job leaves must be what resume goes on with."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(pipeline, "info", lambda *args, **options: signal.raise_signal(signal.SIGTERM))
+    code, _, said = call("info", str(clean))
+    assert (code, "stopped" in said) == (3, True)
+    assert signal.getsignal(signal.SIGTERM) is before
