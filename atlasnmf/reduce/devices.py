@@ -77,10 +77,12 @@ def cuda_processes(
     Raises
     ------
     BadOption
-        dask-cuda is not installed, or no CUDA device is visible.
+        dask-cuda or RMM is not installed, or no CUDA device is visible.
     """
-    if find_spec("dask_cuda") is None:
-        raise BadOption("dask-cuda is not installed; install atlasnmf[gpu] on a machine with a CUDA device")
+    for package in ("dask_cuda", "rmm"):
+        if find_spec(package) is None:
+            name = package.replace("_", "-")
+            raise BadOption(f"{name} is not installed; install atlasnmf[gpu] on a machine with a CUDA device")
     import torch
 
     if not torch.cuda.is_available():
@@ -95,7 +97,10 @@ def cuda_processes(
         "CUDA_VISIBLE_DEVICES": devices,
         "host": _LOOPBACK,
         "dashboard_address": f"{_LOOPBACK}:0",
+        "memory_limit": 0,
         "rmm_pool_size": pool or None,
+        # without it CuPy keeps a pool of its own beside this one
+        "rmm_allocator_external_lib_list": ["cupy"] if pool else None,
     } | options
     with LocalCUDACluster(**given) as cluster, Client(cluster, set_as_default=False) as client:
         n_workers = len(client.scheduler_info(n_workers=-1)["workers"])

@@ -56,6 +56,9 @@ def test_the_cluster_gets_its_pool_and_stays_on_this_machine(monkeypatch: pytest
     stand_in: Any = ModuleType("dask_cuda")
     stand_in.__spec__, stand_in.LocalCUDACluster = ModuleSpec("dask_cuda", None), cluster
     monkeypatch.setitem(sys.modules, "dask_cuda", stand_in)
+    memory: Any = ModuleType("rmm")
+    memory.__spec__ = ModuleSpec("rmm", None)
+    monkeypatch.setitem(sys.modules, "rmm", memory)
     free = [70 * 2**30, 24 * 2**30]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -63,11 +66,16 @@ def test_the_cluster_gets_its_pool_and_stays_on_this_machine(monkeypatch: pytest
     with cuda_processes(devices="0,1", torch_share=0.5, protocol="ucx") as client:
         assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
     assert given["rmm_pool_size"] == pool_bytes(24 * 2**30, 0.5) > 0
+    assert given["rmm_allocator_external_lib_list"] == ["cupy"]
     assert (given["CUDA_VISIBLE_DEVICES"], given["protocol"]) == ("0,1", "ucx")
-    assert given["host"] == "127.0.0.1"
+    assert (given["host"], given["memory_limit"]) == ("127.0.0.1", 0)
     free[1] = 2**31
     with cuda_processes():
         assert given["rmm_pool_size"] is None  # no pool fits beside the contexts
+        assert given["rmm_allocator_external_lib_list"] is None
+    monkeypatch.setitem(sys.modules, "rmm", None)
+    with pytest.raises(BadOption, match=r"rmm is not installed; install atlasnmf\[gpu\]"), cuda_processes():
+        pass
 
 
 @pytest.mark.gpu
