@@ -22,8 +22,8 @@ MANIFESTS = sorted(path.stem for path in KUBERNETES.glob("*.yaml"))
 CLUSTERS = {"fit": "cluster-cpu", "fit-cuda": "cluster-cuda"}
 
 #: Fields that may be there: a mapping is of fields, ``[x]`` a list of x, a type a value; ``!`` must be
-#: there. Of the operator's definitions (kubernetes.dask.org/v1) and of Kubernetes' own, what deploy/ has a use
-#: for.
+#: there. What deploy/ has a use for, of the operator's definitions (kubernetes.dask.org/v1) and of Kubernetes'
+#: own.
 QUANTITIES = {str: str}
 CONTAINER = {
     "name!": str,
