@@ -22,8 +22,7 @@ MANIFESTS = sorted(path.stem for path in KUBERNETES.glob("*.yaml"))
 CLUSTERS = {"fit": "cluster-cpu", "fit-cuda": "cluster-cuda"}
 
 #: Fields that may be there: a mapping is of fields, ``[x]`` a list of x, a type a value; ``!`` must be
-#: there. What deploy/ has a use for, of the operator's definitions (kubernetes.dask.org/v1) and of Kubernetes'
-#: own.
+#: there. Of the operator (kubernetes.dask.org/v1) and of Kubernetes itself, what deploy/ has a use for.
 QUANTITIES = {str: str}
 CONTAINER = {
     "name!": str,
