@@ -15,10 +15,7 @@ import pytest
 import atlasnmf as an
 
 ROOT = Path(__file__).parents[2]
-_SMALL_FIT = {
-    "n_factors=20": "n_factors=3, encoder='lgcn', steps=2",
-    'slice_key="stage"': 'slice_key="slice"',
-}
+_SMALL_FIT = {"n_factors=20": "n_factors=3, encoder='lgcn', steps=2"}
 
 #: Of each page: the example store it opens and how it calls it, and what is smaller here.
 PAGES = {
@@ -28,6 +25,7 @@ PAGES = {
         "atlas.zarr",
         _SMALL_FIT
         | {
+            'slice_key="stage"': 'slice_key="slice"',
             "n_hvgs=6000, radius=1.6": "n_hvgs=0, radius=60.0",
             "an.Inspire()": "an.Inspire(n_factors=3, steps=2, encoder='lgcn')",
             "events=": "overwrite=True, events=",
