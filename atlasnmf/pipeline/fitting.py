@@ -15,6 +15,7 @@ from atlasnmf.errors import AtlasError, BadInput, Interrupted
 from atlasnmf.events import SILENT, Events
 from atlasnmf.pipeline.choices import needs_of
 from atlasnmf.pipeline.limits import Limits
+from atlasnmf.pipeline.loading import loader_for
 from atlasnmf.pipeline.placing import (
     FitJob,
     device_of,
@@ -39,11 +40,10 @@ if TYPE_CHECKING:
     from atlasnmf.batches.sources import SpotSource
     from atlasnmf.pipeline.inference import InferTile
     from atlasnmf.store.atlas import Atlas
-    from atlasnmf.store.working import WorkingCopy
     from atlasnmf.tiles.plan import Tile
     from atlasnmf.train.method import Callback
 
-__all__ = ["Fit", "loader_for", "reopen", "train"]
+__all__ = ["Fit", "reopen", "train"]
 
 
 @dataclass(repr=False)
@@ -376,58 +376,3 @@ def _passes(loader: Loader, limits: Limits, client: Client | None) -> Passes:
     source = loader.source if client is None else loader.stored
     tiles = plan_tiles(source.offsets, tile_spots(source.n_spots))
     return Passes(source, tiles, client=client, n_workers=limits.n_workers)
-
-
-def loader_for(
-    working: WorkingCopy,
-    needs: Needs,
-    request: FitRequest,
-    limits: Limits,
-    events: Events,
-    *,
-    rank: int = 0,
-    n_ranks: int = 1,
-) -> Loader:
-    """Open the features of an atlas as batches, or a rank's share of them: shuffled blocks, or tiles."""
-    from atlasnmf.batches.loader import Loader
-    from atlasnmf.batches.samplers import BlockSampler, TileSampler
-    from atlasnmf.batches.sources import SpotSource
-    from atlasnmf.tiles.plan import plan_tiles
-
-    offsets = working.vector("offsets")
-    params: Any = request.params
-    source = SpotSource(
-        offsets=offsets,
-        counts=working.csr("counts"),
-        totals=working.vector("totals"),
-        scores=working.dense("scores") if needs.n_components else None,
-        smoothed=tuple(working.csr(f"smoothed_{hop}") for hop in range(1, needs.hops + 1)),
-        graph=working.csr("graph") if needs.halo else None,
-        degrees=working.vector("degrees") if needs.halo else None,
-    )
-    sampler: BlockSampler | TileSampler
-    if needs.passes:
-        sampler = TileSampler(plan_tiles(offsets, tile_spots(int(offsets[-1]))), seed=request.run.seed)
-    elif needs.halo:
-        tiles = plan_tiles(offsets, params.batch_spots)
-        sampler = TileSampler(tiles, seed=request.run.seed, rank=rank, n_ranks=n_ranks)
-    else:
-        sampler = BlockSampler(offsets, params.batch_spots, seed=request.run.seed, rank=rank, n_ranks=n_ranks)
-    return Loader(
-        source,
-        sampler,
-        residency=request.run.residency,
-        budget_bytes=_rows_bytes(request, source, limits) if needs.passes else limits.budget.array_bytes // 2,
-        device="cpu" if needs.passes else limits.device,
-        takes_tensors=models.takes_tensors(request.model),
-        hops=needs.halo,
-        events=events,
-    )
-
-
-def _rows_bytes(request: FitRequest, source: SpotSource, limits: Limits) -> int:
-    """Return what a model that goes over all spots leaves for their rows: half of the rest, or a little."""
-    counts = source.counts
-    shape = {"n_spots": source.n_spots, "n_genes": counts.n_cols, "nnz": counts.nnz / max(source.n_spots, 1)}
-    held = models.step_bytes(request.model, request.params, **shape)
-    return int(max((limits.budget.array_bytes - held) / 2, limits.budget.array_bytes / 8))

@@ -15,6 +15,7 @@ from atlasnmf.errors import BadOption
 from atlasnmf.events import SILENT, Events
 from atlasnmf.kernels import dispatch
 from atlasnmf.pipeline.limits import Limits
+from atlasnmf.pipeline.loading import loader_for
 from atlasnmf.pipeline.request import FitRequest
 from atlasnmf.pipeline.sizes import Sizes
 from atlasnmf.schema import AtlasFacts, Needs
@@ -135,7 +136,6 @@ class FitJob:
         self, device: str, events: Events = SILENT, *, rank: int = 0, n_ranks: int = 1
     ) -> tuple[Any, Loader]:
         """Open, on a worker, the model and its rows, or a rank's share of them."""
-        from atlasnmf.pipeline.fitting import loader_for
         from atlasnmf.store.working import WorkingCopy
 
         request, run = self.request, self.request.run

@@ -47,12 +47,11 @@ def renamed(name: str, request: FitRequest) -> str:
 
 def refuse_existing(atlas: Atlas, request: FitRequest) -> None:
     """Refuse before any work when results of this name are there; raises BadOption naming the mend."""
-    keys = {group: [renamed(name, request) for name in names] for group, names in _declared(request).items()}
+    keys = {
+        group: [renamed(name, request) for name in names]
+        for group, names in models.results(request.model).items()
+    }
     refuse_keys(atlas, **keys, uns=[request.key], overwrite=request.run.overwrite)
-
-
-def _declared(request: FitRequest) -> dict[str, tuple[str, ...]]:
-    return models.results(request.model)
 
 
 def versions() -> dict[str, str]:
@@ -87,7 +86,9 @@ class SliceResults:
     def __init__(self, fit: Fit) -> None:
         self._fit = fit
         # what domains are read from: a model's embedding, or the first thing it says of spots
-        self._compared = _declared(fit.request)["obsm"][0] if fit.request.run.labels is not None else None
+        self._compared = (
+            models.results(fit.request.model)["obsm"][0] if fit.request.run.labels is not None else None
+        )
         self._rows: list[np.ndarray] = []
 
     def tables(self, slice_index: int) -> list[str]:

@@ -60,13 +60,14 @@ def transform(
     discriminators compare trained slices and say nothing of new ones.
     """
     from atlasnmf.pipeline.choices import needs_of
-    from atlasnmf.pipeline.fitting import loader_for
     from atlasnmf.pipeline.limits import Limits
+    from atlasnmf.pipeline.loading import loader_for
     from atlasnmf.pipeline.results import SliceResults, add_per_spot, provenance, refuse_existing, renamed
     from atlasnmf.store.results import ResultWriter
     from atlasnmf.store.working import WorkingCopy
 
-    needs = needs_of(fit.request, fit.atlas.n_spots)
+    # The encoder is fixed by the size of the trained atlas, not of the new one.
+    needs = replace(needs_of(fit.request, fit.atlas.n_spots), min_slices=1)
     if needs.passes or needs.frame is not None:
         raise BadOption(f"{fit.request.model} has no embedding of new spots; fit it to a store that has them")
     _require_genes(fit, atlas)
@@ -80,8 +81,6 @@ def transform(
     )
     request = replace(fit.request, store=atlas.name, run=run)
     atlas.check()
-    # The encoder is fixed by the size of the trained atlas, not of the new one.
-    needs = replace(needs_of(fit.request, fit.atlas.n_spots), min_slices=1)
     working = WorkingCopy.open(atlas, work_dir)
     with working.locked():
         refuse_existing(atlas, request)
