@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.matches import stored_matches
 from atlasnmf.analysis.nearest import Nearest
 from atlasnmf.analysis.spots import SpotLabels, StoredRows, slice_numbers, stored_labels, stored_rows
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import rng_for
 from atlasnmf.store.atlas import opened
+from atlasnmf.store.matches import stored_matches
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:

@@ -1,111 +1,23 @@
-"""Pairs of spots that a fit has matched, by their numbers in the atlas, and what they say of domains."""
+"""What matched pairs of spots say of domains."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.spots import stored_labels, which_fit
-from atlasnmf.errors import BadInput
+from atlasnmf.analysis.spots import stored_labels
 from atlasnmf.store.atlas import opened
-from atlasnmf.store.names import no_such
+from atlasnmf.store.matches import Matches, stored_matches
 from atlasnmf.store.plain import columns_of
 from atlasnmf.store.results import ResultWriter, refuse_existing
-from atlasnmf.store.tables import MemoryTable, StoredTable, TableHandle
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from atlasnmf.store.atlas import Atlas, AtlasLike
 
-__all__ = ["Matches", "match_summary", "stored_matches"]
-
-_COLUMNS = ("source_table", "source", "target_table", "target", "score", "passed")
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Matched pairs.
-
-    Parameters
-    ----------
-    source, target
-        Numbers of the spots in the atlas, int64, shape (n_pairs,).
-    score
-        float64, shape (n_pairs,).
-    passed
-        Whether quality control kept the pair, bool, shape (n_pairs,).
-    """
-
-    source: np.ndarray
-    target: np.ndarray
-    score: np.ndarray
-    passed: np.ndarray
-
-    def kept(self) -> Matches:
-        """Return the pairs that passed."""
-        chosen = self.passed
-        return Matches(self.source[chosen], self.target[chosen], self.score[chosen], self.passed[chosen])
-
-
-def stored_matches(atlas: Atlas, name: str) -> Matches:
-    """Read a table of matched pairs.
-
-    Parameters
-    ----------
-    atlas
-        The atlas.
-    name
-        Name of the table; its obs has ``source_table``, ``source``, ``target_table``, ``target`` (names of
-        the spots), ``score`` and ``passed``.
-
-    Raises
-    ------
-    BadInput
-        There is no such table, it is none of pairs, or it names spots the atlas does not have.
-    """
-    table = _result_table(atlas, name)
-    missing = [column for column in _COLUMNS if column not in table.obs_columns()]
-    if missing:
-        raise BadInput(
-            f"table {name!r} of {atlas.name} has no column {missing[0]!r}; it is no table of matches"
-        )
-    ends = []
-    for end in ("source", "target"):
-        tables = np.asarray(table.obs_column(f"{end}_table"), dtype=object).astype(str)
-        spots = np.asarray(table.obs_column(end), dtype=object).astype(str)
-        ends.append(_numbers(atlas, tables, spots, name))
-    score = np.asarray(table.obs_column("score"), np.float64)
-    return Matches(ends[0], ends[1], score, np.asarray(table.obs_column("passed")).astype(bool))
-
-
-def _result_table(atlas: Atlas, name: str) -> TableHandle:
-    if not atlas.has_table(name):
-        known = [table.name for table in atlas.tables]
-        raise BadInput(f"{no_such('table', name, known, atlas.name)}; {which_fit(name, atlas)}")
-    if atlas.path is not None:
-        return StoredTable(atlas.path / "tables" / name)
-    return MemoryTable(atlas.source.tables[name], name)
-
-
-def _numbers(atlas: Atlas, tables: np.ndarray, spots: np.ndarray, name: str) -> np.ndarray:
-    import pandas as pd
-
-    found = np.full(len(spots), -1, np.int64)
-    for table, offset in zip(atlas.tables, atlas.table_offsets.tolist(), strict=False):
-        here = tables == table.name
-        if here.any():
-            place = pd.Index(table.obs_names()).get_indexer(spots[here])
-            found[here] = np.where(place >= 0, place + offset, -1)
-    if (found < 0).any():
-        at = int(np.flatnonzero(found < 0)[0])
-        raise BadInput(
-            f"table {name!r} names spot {spots[at]!r} of table {tables[at]!r}, not in {atlas.name}; "
-            "open all tables that were matched, or fit again"
-        )
-    return found
+__all__ = ["match_summary"]
 
 
 def match_summary(

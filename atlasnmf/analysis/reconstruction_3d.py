@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.matches import stored_matches
 from atlasnmf.analysis.nearest import Nearest
 from atlasnmf.analysis.spots import StoredRows, slice_numbers, stored_labels, stored_rows
 from atlasnmf.analysis.values import gene_values
@@ -18,6 +17,7 @@ from atlasnmf.features.overlay import feature_agreement
 from atlasnmf.features.rigid import Rigid, fit_rigid, turned
 from atlasnmf.options import at_least
 from atlasnmf.seeds import rng_for
+from atlasnmf.store.matches import stored_matches
 from atlasnmf.store.plain import columns_of
 from atlasnmf.store.results import ResultWriter, refuse_existing
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.plots.axes import colour_bar
 from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours
 from atlasnmf.store.names import natural_key, no_such
@@ -155,8 +156,4 @@ def key_of_colours(axes: Axes, colouring: Colouring, cmap: str = CONTINUOUS) -> 
     from matplotlib.colors import Normalize
 
     low, high = colouring.limits()
-    bar = axes.figure.colorbar(
-        ScalarMappable(Normalize(low, high), cmap), ax=axes, shrink=0.7, aspect=15, pad=0.02
-    )
-    bar.set_label(colouring.title)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    colour_bar(ScalarMappable(Normalize(low, high), cmap), axes, colouring.title, pad=0.02)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput
+from atlasnmf.plots.axes import one_axes
 from atlasnmf.plots.colourings import colouring_of
 from atlasnmf.plots.style import MISSING, category_colours, styled
 from atlasnmf.store.atlas import opened
@@ -80,10 +81,7 @@ def proportions(
         names, table = [*names, "none"], np.column_stack([table, rest])
         colours.append(MISSING)
     with styled():
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            _, axes = plt.subplots(figsize=(panel_width, 0.62 * panel_width), layout="constrained")
+        axes = one_axes(axes, panel_width, 0.62 * panel_width)
         below = np.zeros(len(table))
         for name, share, colour in zip(names, table.T, colours, strict=True):
             axes.bar(range(len(table)), share, bottom=below, color=colour, width=0.85, label=name)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.plots.axes import axes_grid, colour_bar, one_axes
 from atlasnmf.plots.colourings import colouring_of
 from atlasnmf.plots.panels import scale_bar
-from atlasnmf.plots.stored import result_table, unit_of
+from atlasnmf.plots.stored import unit_of
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
 from atlasnmf.seeds import rng_for
 from atlasnmf.store.atlas import opened
+from atlasnmf.store.matches import stored_matches
 from atlasnmf.store.names import no_such
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["label_flow", "matches", "registration"]
 
 _MEND = "run atlasnmf fit spatialfuser first"
-_COLUMNS = ("source_table", "source", "target_table", "target", "score", "passed")
 #: Colours of the two slices of a registration: told apart by any eye, also where they overlap.
 _TWO = ("#d55e00", "#0072b2")
 
@@ -43,13 +44,9 @@ class _Pairs:
 def _pairs(atlas: Atlas, key: str, slices: Sequence[str] | None, all_pairs: bool) -> _Pairs:
     """Read the matches of one pair of slices; the pair with most matches when none is asked for."""
     name = f"{key}_matches"
-    table = result_table(atlas, name, _MEND)
-    for column in _COLUMNS:
-        if column not in table.obs_columns():
-            raise BadInput(f"table {name!r} has no column {column!r}: it is no table of matches; {_MEND}")
-    kept = np.asarray(table.obs_column("passed")).astype(bool) | all_pairs
-    ends = [_numbers(atlas, table, end, kept) for end in ("source", "target")]
-    score = np.asarray(table.obs_column("score"), np.float64)[kept]
+    found = stored_matches(atlas, name)
+    found = found if all_pairs else found.kept()
+    ends, score = (found.source, found.target), found.score
     codes, names = atlas.slice_codes(), [info.name for info in atlas.slices]
     if not len(score):
         raise BadInput(f"no pair of {name!r} passed quality control; draw all with all_pairs=True")
@@ -71,23 +68,6 @@ def _pairs(atlas: Atlas, key: str, slices: Sequence[str] | None, all_pairs: bool
     source = np.where(turned, ends[1], ends[0])[here]
     target = np.where(turned, ends[0], ends[1])[here]
     return _Pairs(source, target, score[here], (names[wanted[0]], names[wanted[1]]))
-
-
-def _numbers(atlas: Atlas, table: Any, end: str, kept: np.ndarray) -> np.ndarray:
-    import pandas as pd
-
-    tables = np.asarray(table.obs_column(f"{end}_table"), dtype=object).astype(str)[kept]
-    spots = np.asarray(table.obs_column(end), dtype=object).astype(str)[kept]
-    found = np.full(len(spots), -1, np.int64)
-    for own, offset in zip(atlas.tables, atlas.table_offsets.tolist(), strict=False):
-        here = tables == own.name
-        if here.any():
-            place = pd.Index(own.obs_names()).get_indexer(spots[here])
-            found[here] = np.where(place >= 0, place + offset, -1)
-    if (found < 0).any():
-        at = int(np.flatnonzero(found < 0)[0])
-        raise BadInput(f"{spots[at]!r} of table {tables[at]!r} is matched but not in {atlas.name}; fit again")
-    return found
 
 
 def matches(
@@ -161,10 +141,7 @@ def matches(
     with styled():
         from matplotlib.collections import LineCollection
 
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            _, axes = plt.subplots(figsize=(panel_width, 0.55 * panel_width), layout="constrained")
+        axes = one_axes(axes, panel_width, 0.55 * panel_width)
         for own, offset, name in zip(rows, shift, pairs.slices, strict=True):
             places = xy[own] + offset
             colours = MISSING if colouring is None else colouring.rgba(own)
@@ -181,9 +158,7 @@ def matches(
         axes.invert_yaxis()
         axes.set_axis_off()
         scale_bar(axes, unit or unit_of(atlas))
-        bar = axes.figure.colorbar(lines, ax=axes, shrink=0.6, aspect=18, pad=0.01)
-        bar.set_label("score")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        colour_bar(lines, axes, "score", shrink=0.6, aspect=18)
         axes.set_title(f"{len(pairs.score):,} pairs, {len(drawn):,} drawn", fontsize=8)
     return axes
 
@@ -254,10 +229,7 @@ def label_flow(
     n = len(groups.groups)
     flows = np.bincount(ends[:, 0] * n + ends[:, 1], minlength=n * n).reshape(n, n) / len(ends)
     with styled():
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            _, axes = plt.subplots(figsize=(panel_width, panel_width), layout="constrained")
+        axes = one_axes(axes, panel_width, panel_width)
         _sankey(axes, flows, groups.groups, category_colours(n), least)
         for x, name in zip((0.0, 1.0), pairs.slices, strict=True):
             axes.text(x, -0.02, name, ha="center", va="bottom", fontsize=9)
@@ -372,13 +344,7 @@ def registration(
     rows = [np.sort(rng.permutation(own)[:n_shown]) for own in rows]
     before = np.asarray(atlas.coordinates(), np.float64)[:, :2]
     with styled():
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            _, axes = plt.subplots(1, 2, figsize=(2 * panel_width, panel_width), layout="constrained")
-        made = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        if len(made) != 2:
-            raise BadOption(f"{len(made)} axes given for before and after; pass two")
+        made = axes_grid(axes, 2, "panel", n_columns=2, width=panel_width, height=panel_width)
         both = np.concatenate(rows)
         for axis, places, title in zip(made, (before, aligned), ("as stored", "aligned"), strict=True):
             for own, colour, name in zip(rows, _TWO, chosen, strict=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
-from atlasnmf.options import at_least
+from atlasnmf.plots.axes import axes_grid
 from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import category_colours, styled
 from atlasnmf.store.atlas import opened
@@ -82,7 +82,9 @@ def history(
     if not metrics:
         raise BadInput("the history has no figures; fit a model first")
     with styled():
-        made = _axes(len(metrics), n_columns, panel_width, axes)
+        made = axes_grid(
+            axes, len(metrics), "figure", n_columns=n_columns, width=panel_width, height=0.8 * panel_width
+        )
         for axis, name, colour in zip(made, metrics, category_colours(len(metrics)), strict=True):
             values = columns[name].astype(np.float64)
             x = np.arange(len(values)) if steps is None else steps[: len(values)]
@@ -114,27 +116,3 @@ def _stored(source: Any, key: str) -> Any:
                 return result["history"]
     known = [key for table in atlas.tables for key in table.keys("uns") if "history" in table.uns_keys(key)]
     raise no_result("result with a history", key, set(known), atlas)
-
-
-def _axes(n_panels: int, n_columns: int, panel_width: float, axes: Any) -> np.ndarray:
-    if axes is not None:
-        given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        if len(given) != n_panels:
-            raise BadOption(f"{len(given)} axes given for {n_panels} figures; pass one a figure")
-        return given
-    import matplotlib.pyplot as plt
-
-    at_least(1, n_columns=n_columns)
-    n_across = min(n_columns, n_panels)
-    n_rows = -(-n_panels // n_across)
-    _, made = plt.subplots(
-        n_rows,
-        n_across,
-        squeeze=False,
-        layout="constrained",
-        figsize=(panel_width * n_across, 0.8 * panel_width * n_rows),
-    )
-    made = made.ravel()
-    for spare in made[n_panels:]:
-        spare.set_visible(False)
-    return made[:n_panels]

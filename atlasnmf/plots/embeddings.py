@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.plots.axes import axes_grid
 from atlasnmf.plots.colourings import Colouring, colouring_of, key_of_colours
 from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
@@ -106,7 +107,9 @@ def embedding(
     # in stored order the last slice would hide the others
     rows = rng_for(random_state, "plots", "embedding", "order").permutation(rows)
     with styled():
-        made = _axes(len(wanted), panel_width, axes)
+        made = axes_grid(
+            axes, len(wanted), "colouring", n_columns=len(wanted), width=panel_width + 1.0, height=panel_width
+        )
         for axis, colouring in zip(made, colourings, strict=True):
             _draw(axis, layout[rows], colouring, rows, cmap)
             key_of_colours(axis, colouring, cmap)
@@ -187,19 +190,6 @@ def _read(atlas: Atlas, key: str, rows: np.ndarray) -> np.ndarray:
                 block = table.obsm_rows(key, first, min(first + _BLOCK_ROWS, table.n_spots))
                 parts.append(np.asarray(block[here - first], np.float32))
     return np.concatenate(parts)
-
-
-def _axes(n_panels: int, panel_width: float, axes: Any) -> np.ndarray:
-    if axes is not None:
-        given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        if len(given) != n_panels:
-            raise BadOption(f"{len(given)} axes given for {n_panels} colourings; pass one a colouring")
-        return given
-    import matplotlib.pyplot as plt
-
-    size = ((panel_width + 1.0) * n_panels, panel_width)
-    _, made = plt.subplots(1, n_panels, squeeze=False, layout="constrained", figsize=size)
-    return made.ravel()
 
 
 def _draw(axis: Axes, places: np.ndarray, colouring: Colouring, rows: np.ndarray, cmap: str) -> None:

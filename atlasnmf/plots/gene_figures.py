@@ -9,7 +9,7 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.metrics.markers import marker_genes
-from atlasnmf.options import at_least
+from atlasnmf.plots.axes import axes_grid, colour_bar, one_axes
 from atlasnmf.plots.stored import coefficients_of, record_of
 from atlasnmf.plots.style import CONTINUOUS, styled
 
@@ -72,11 +72,8 @@ def marker_heatmap(
         raise BadInput(f"no gene takes part in a pattern of {key!r}; fit the model again")
     shares = coefficients[genes] / coefficients[genes].sum(axis=1, keepdims=True)
     with styled():
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            height = 5.0 if n_top is None else 0.13 * len(genes) + 0.8
-            _, axes = plt.subplots(figsize=(panel_width, height), layout="constrained")
+        height = 5.0 if n_top is None else 0.13 * len(genes) + 0.8
+        axes = one_axes(axes, panel_width, height)
         artist = axes.imshow(shares, aspect="auto", cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
         axes.set_xticks(range(shares.shape[1]))
         axes.set_xlabel("pattern")
@@ -88,9 +85,7 @@ def marker_heatmap(
         for end in np.cumsum([len(part) for part in ranked])[:-1]:
             axes.axhline(end - 0.5, color="white", linewidth=0.6)
         axes.tick_params(length=0)
-        bar = axes.figure.colorbar(artist, ax=axes, shrink=0.5, aspect=15, pad=0.02)
-        bar.set_label("share of the gene")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        colour_bar(artist, axes, "share of the gene", shrink=0.5, pad=0.02)
     return axes
 
 
@@ -168,11 +163,7 @@ def loadings(
         raise BadInput(f"no gene takes part in a factor of {key!r}; fit the model again")
     rows = weights[list(genes)]
     with styled():
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            size = (panel_width, 0.13 * len(genes) + 0.8)
-            _, axes = plt.subplots(figsize=size, layout="constrained")
+        axes = one_axes(axes, panel_width, 0.13 * len(genes) + 0.8)
         shown = rows[:, chosen] / rows.max(axis=1, keepdims=True)
         artist = axes.imshow(shown, aspect="auto", cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
         axes.set_xticks(range(len(chosen)), [str(factor) for factor in chosen], fontsize=6)
@@ -181,9 +172,7 @@ def loadings(
         for end in ends[:-1]:
             axes.axhline(end - 0.5, color="white", linewidth=0.6)
         axes.tick_params(length=0)
-        bar = axes.figure.colorbar(artist, ax=axes, shrink=0.5, aspect=15, pad=0.02)
-        bar.set_label("share of the gene's largest loading")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        colour_bar(artist, axes, "share of the gene's largest loading", shrink=0.5, pad=0.02)
     return axes
 
 
@@ -243,7 +232,9 @@ def gene_networks(
         if pattern not in there:
             raise BadOption(f"no network of pattern {pattern}; there are {', '.join(map(str, there))}")
     with styled():
-        made = _axes(len(chosen), n_columns, panel_width, axes)
+        made = axes_grid(
+            axes, len(chosen), "network", n_columns=n_columns, width=panel_width, height=panel_width
+        )
         for axis, pattern in zip(made, chosen, strict=True):
             _draw(axis, _network(pattern, nodes, edges), cmap)
             axis.set_title(f"pattern {pattern}")
@@ -265,6 +256,7 @@ def _network(pattern: int, nodes: Mapping[str, Any], edges: Any) -> Any:
 
 
 def _draw(axis: Axes, network: Any, cmap: str) -> None:
+    import matplotlib as mpl
     import networkx
 
     places = networkx.circular_layout(network)
@@ -275,7 +267,7 @@ def _draw(axis: Axes, network: Any, cmap: str) -> None:
         places,
         ax=axis,
         edge_color=strength,
-        edge_cmap=_greys(),
+        edge_cmap=mpl.colormaps["Greys"],
         edge_vmin=0.0,
         edge_vmax=1.0,
         width=1.0,
@@ -288,28 +280,3 @@ def _draw(axis: Axes, network: Any, cmap: str) -> None:
     axis.set_axis_off()
     axis.set_xlim(-1.8, 1.8)
     axis.set_ylim(-1.4, 1.4)
-
-
-def _greys() -> Any:
-    import matplotlib as mpl
-
-    return mpl.colormaps["Greys"]
-
-
-def _axes(n_panels: int, n_columns: int, panel_width: float, axes: Any) -> np.ndarray:
-    if axes is not None:
-        given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        if len(given) != n_panels:
-            raise BadOption(f"{len(given)} axes given for {n_panels} networks; pass one a network")
-        return given
-    import matplotlib.pyplot as plt
-
-    at_least(1, n_columns=n_columns)
-    n_across = min(n_columns, n_panels)
-    n_rows = -(-n_panels // n_across)
-    size = (panel_width * n_across, panel_width * n_rows)
-    _, made = plt.subplots(n_rows, n_across, squeeze=False, layout="constrained", figsize=size)
-    made = made.ravel()
-    for spare in made[n_panels:]:
-        spare.set_visible(False)
-    return made[:n_panels]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput
+from atlasnmf.plots.axes import colour_bar
 from atlasnmf.plots.panels import draw_spots, frame, grid, panels_of
-from atlasnmf.plots.stored import no_result, unit_of
+from atlasnmf.plots.stored import count_blocks, no_result, unit_of
 from atlasnmf.plots.style import CONTINUOUS, styled
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
@@ -131,8 +132,7 @@ def genes(
                     )
             line[0].set_ylabel(gene if len(kinds) == 1 else f"{gene}\n{kind}")
             if artist is not None:
-                bar = line[0].figure.colorbar(artist, ax=list(line), shrink=0.7, pad=0.01, aspect=15)
-                bar.outline.set_visible(False)
+                colour_bar(artist, line)
     return made
 
 
@@ -140,22 +140,9 @@ def _measured(atlas: Atlas, wanted: Sequence[str]) -> dict[str, np.ndarray]:
     """Return log counts of 10^4 by table, float32, NaN columns for genes a table lacks."""
     found = {}
     for table in atlas.tables:
-        place = {str(gene): at for at, gene in enumerate(table.var_names())}
         out = np.full((table.n_spots, len(wanted)), np.nan, np.float32)
-        columns = np.array([place[gene] for gene in wanted if gene in place], np.int64)
-        here = [at for at, gene in enumerate(wanted) if gene in place]
-        for start in range(0, table.n_spots if here else 0, _BLOCK_ROWS):
-            stop = min(start + _BLOCK_ROWS, table.n_spots)
-            rows = table.counts.read(start, stop).to_scipy()
-            totals = np.asarray(rows.sum(axis=1), np.float64).ravel()
-            scale = _TARGET / np.where(totals > 0, totals, np.nan)
-            for at, column in zip(here, columns, strict=True):
-                counts = np.zeros(stop - start)
-                mine = rows.indices == column
-                np.add.at(
-                    counts, np.repeat(np.arange(stop - start), np.diff(rows.indptr))[mine], rows.data[mine]
-                )
-                out[start:stop, at] = np.log1p(counts * scale)
+        for run, counts, totals in count_blocks(table, wanted):
+            out[run] = np.log1p(counts * (_TARGET / np.where(totals > 0, totals, np.nan))[:, None])
         found[table.name] = out
     return found
 

@@ -9,28 +9,17 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.options import at_least
+from atlasnmf.plots.axes import colour_bar
 from atlasnmf.plots.panels import Panel, draw_spots, frame, grid, panels_of
-from atlasnmf.plots.stored import no_result, unit_of
+from atlasnmf.plots.stored import factor_key, unit_of
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
-    from atlasnmf.store.atlas import Atlas, AtlasLike
+    from atlasnmf.store.atlas import AtlasLike
     from atlasnmf.store.tables import TableHandle
 
 __all__ = ["domains", "factors"]
-
-#: What models call their factors, after the key of the result.
-_SUFFIXES = ("", "_factors", "_patterns")
-
-
-def _factor_key(atlas: Atlas, key: str) -> str:
-    known = {name for table in atlas.tables for name in table.keys("obsm")}
-    for suffix in reversed(_SUFFIXES):
-        if key + suffix in known:
-            return key + suffix
-    results = {name.removesuffix(suffix) for name in known for suffix in _SUFFIXES}
-    raise no_result("result", key, results, atlas)
 
 
 def factors(
@@ -99,7 +88,7 @@ def factors(
     >>> axes[0, 0].figure.savefig("factors.png")
     """
     atlas = opened(atlas)
-    obsm_key = _factor_key(atlas, key)
+    obsm_key = factor_key(atlas, key)
     unit = unit or unit_of(atlas)
     chosen: list[int] | None = None if factors is None else [int(factor) for factor in factors]
 
@@ -130,10 +119,7 @@ def factors(
                 )
             made[row, 0].set_ylabel(f"factor {number}")
             if artist is not None:
-                bar = made[row, 0].figure.colorbar(
-                    artist, ax=list(made[row]), shrink=0.7, pad=0.01, aspect=15
-                )
-                bar.outline.set_visible(False)
+                colour_bar(artist, made[row])
     return made
 
 

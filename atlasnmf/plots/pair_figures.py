@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.plots.axes import colour_bar, one_axes
 from atlasnmf.plots.panels import Panel, draw_spots, frame, grid
-from atlasnmf.plots.stored import record_of, unit_of
+from atlasnmf.plots.stored import count_blocks, record_of, unit_of
 from atlasnmf.plots.style import CONTINUOUS, styled
 from atlasnmf.store.atlas import opened
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["factor_types", "holdout", "imputed"]
 
-_BLOCK_ROWS = 65_536
 _MEND = "fit one with atlasnmf fit siid --holdout 0.1"
 
 
@@ -105,17 +105,9 @@ def _per_million(values: np.ndarray) -> np.ndarray:
 
 def _measured(table: TableHandle, genes: Sequence[str]) -> np.ndarray:
     """Return the counts of genes, shape (n, genes), NaN for a gene that the table lacks."""
-    place = {str(gene): at for at, gene in enumerate(table.var_names())}
     out = np.full((table.n_spots, len(genes)), np.nan)
-    columns = [(at, place[gene]) for at, gene in enumerate(genes) if gene in place]
-    for start in range(0, table.n_spots, _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, table.n_spots)
-        rows = table.counts.read(start, stop)
-        number = np.repeat(np.arange(start, stop), np.diff(rows.indptr))
-        for at, column in columns:
-            out[start:stop, at] = 0.0
-            mine = rows.indices == column
-            out[number[mine], at] = rows.data[mine]
+    for run, counts, _ in count_blocks(table, genes):
+        out[run] = counts
     return out
 
 
@@ -164,10 +156,7 @@ def holdout(
         raise BadOption(f"no score {score!r} in the holdout of {key!r}; there are {known}")
     values, counts = np.asarray(table[score], float), np.maximum(np.asarray(table["counts"], float), 1.0)
     with styled():
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            _, axes = plt.subplots(figsize=(3.4, 2.6), layout="constrained")
+        axes = one_axes(axes, 3.4, 2.6)
         axes.scatter(counts, values, s=12, color="#0072b2", linewidths=0, alpha=0.8)
         axes.axhline(np.nanmean(values), color="#0072b2", label=f"mean {np.nanmean(values):.3f}")
         if score == "r2":
@@ -242,16 +231,12 @@ def factor_types(
     cosine = sums / np.where(norms > 0, norms, 1.0)
     order = np.argsort(cosine.argmax(axis=0), kind="stable")
     with styled():
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            size = (1.6 + 0.22 * len(order), 0.8 + 0.2 * len(names))
-            _, axes = plt.subplots(figsize=size, layout="constrained")
+        axes = one_axes(axes, 1.6 + 0.22 * len(order), 0.8 + 0.2 * len(names))
         image = axes.imshow(cosine[:, order], cmap=cmap, vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(order)), [f"{k + 1}" for k in order])
         axes.set_yticks(
             range(len(names)), [f"{name} ({size:,})" for name, size in zip(names, sizes, strict=True)]
         )
         axes.set_xlabel("factor")
-        axes.figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02, label="cosine")
+        colour_bar(image, axes, "cosine", pad=0.02)
     return axes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.plots.axes import given_axes
 from atlasnmf.plots.style import MISSING
 
 if TYPE_CHECKING:
@@ -129,10 +130,7 @@ def grid(
     if not n_rows * n_columns:
         raise BadOption("there is nothing to draw; name one factor, gene or colour at least")
     if axes is not None:
-        given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        if len(given) != n_rows * n_columns:
-            raise BadOption(f"{len(given)} axes given for {n_rows * n_columns} panels; pass one a panel")
-        return given.reshape(n_rows, n_columns)
+        return given_axes(axes, n_rows * n_columns, "panel").reshape(n_rows, n_columns)
     import matplotlib.pyplot as plt
 
     width, height = _span(panels)

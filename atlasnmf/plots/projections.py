@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
-from atlasnmf.plots.stored import no_result
+from atlasnmf.plots.axes import colour_bar, given_axes
+from atlasnmf.plots.stored import factor_key
 from atlasnmf.plots.style import CONTINUOUS, styled
 from atlasnmf.store.atlas import opened
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["project", "projections"]
 
-_PATTERNS = ("_patterns", "_factors", "")
 #: The two axes drawn, and the one looked along.
 _VIEWS = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
 _AXIS_NAMES = "xyz"
@@ -148,10 +148,7 @@ def projections(
     if reduce not in ("max", "mean"):
         raise BadOption(f"no way {reduce!r} to see through a volume; choose max or mean")
     atlas = opened(atlas)
-    known = sorted({name for table in atlas.tables for name in table.keys("obsm")})
-    stored = next((key + suffix for suffix in _PATTERNS if key + suffix in known), None)
-    if stored is None:
-        raise no_result("result", key, known, atlas)
+    stored = factor_key(atlas, key)
     tables = [table for table in atlas.tables if stored in table.keys("obsm")]
     positions = np.concatenate([atlas.coordinates_of(table) for table in tables])
     if positions.shape[1] != 3:
@@ -190,8 +187,7 @@ def projections(
                 if row is made[0] or (row == made[0]).all():
                     axis.set_title(f"along {_AXIS_NAMES[along]}")
             row[0].set_ylabel(f"pattern {pattern}\n{row[0].get_ylabel()}")
-            bar = row[0].figure.colorbar(artist, ax=list(row), shrink=0.7, pad=0.01, aspect=15)
-            bar.outline.set_visible(False)
+            colour_bar(artist, row)
     return made
 
 
@@ -213,10 +209,7 @@ def _steps(tables: Sequence[Any], positions: np.ndarray) -> np.ndarray | None:
 
 def _axes(n_rows: int, positions: np.ndarray, panel_width: float, axes: Any) -> np.ndarray:
     if axes is not None:
-        given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        if len(given) != 3 * n_rows:
-            raise BadOption(f"{len(given)} axes given for {3 * n_rows} panels; pass three a pattern")
-        return given.reshape(n_rows, 3)
+        return given_axes(axes, 3 * n_rows, "panel").reshape(n_rows, 3)
     import matplotlib.pyplot as plt
 
     spans = positions.max(axis=0) - positions.min(axis=0)

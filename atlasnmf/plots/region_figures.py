@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.plots.axes import colour_bar, one_axes
 from atlasnmf.plots.stored import record_of
 from atlasnmf.plots.style import CONTINUOUS, styled
 
@@ -86,11 +87,7 @@ def region_bubbles(
     values = np.nan_to_num(scores[shown].T)
     n_patterns = values.shape[0]
     with styled():
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            size = (0.2 * len(shown) + 1.6, 0.22 * n_patterns + 1.4)
-            _, axes = plt.subplots(figsize=size, layout="constrained")
+        axes = one_axes(axes, 0.2 * len(shown) + 1.6, 0.22 * n_patterns + 1.4)
         row, column = np.nonzero(values > 0)
         drawn = values[row, column]
         artist = axes.scatter(
@@ -101,9 +98,8 @@ def region_bubbles(
         axes.set_xlim(-0.6, len(shown) - 0.4)
         axes.set_ylim(n_patterns - 0.4, -0.6)
         axes.tick_params(length=0)
-        bar = axes.figure.colorbar(artist, ax=axes, shrink=0.6, aspect=15, pad=0.02)
-        bar.set_label("Pearson correlation" if score == "pearson" else "Dice")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        label = "Pearson correlation" if score == "pearson" else "Dice"
+        colour_bar(artist, axes, label, shrink=0.6, pad=0.02)
     return axes
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.plots.axes import one_axes
 from atlasnmf.plots.stored import record_of
 from atlasnmf.plots.style import category_colours, styled
 
@@ -76,10 +77,7 @@ def instability(
     with styled():
         from matplotlib.ticker import MaxNLocator
 
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            _, axes = plt.subplots(figsize=(panel_width, 0.75 * panel_width), layout="constrained")
+        axes = one_axes(axes, panel_width, 0.75 * panel_width)
         shown = list(measures or there)
         for name, colour in zip(shown, category_colours(len(shown)), strict=True):
             mean = np.asarray(record[f"instability_{name}_mean"], np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.tables import TableHandle
 
-__all__ = ["coefficients_of", "no_result", "record_of", "result_table", "unit_of"]
+__all__ = ["coefficients_of", "count_blocks", "factor_key", "no_result", "record_of", "unit_of"]
 
+_BLOCK_ROWS = 65_536
 #: What results are called when a fit is told no other name.
 _RESULTS = ("inspire", "stanmf", "siid", "spatialfuser")
+#: What models call their factors, and what genes weigh in them, after the key of the result.
+_FACTORS = ("_patterns", "_factors", "")
 _COEFFICIENTS = ("_coefficients", "_loadings", "")
 
 
@@ -27,6 +30,16 @@ def no_result(kind: str, key: str, known: Iterable[str], atlas: Atlas) -> BadInp
     model = next((name for name in _RESULTS if name in key), None)
     mend = f"fit it first: atlasnmf fit {model} {atlas.path or 'STORE'}" if model else "fit a model first"
     return BadInput(f"{no_such(kind, key, sorted(known), atlas.name)}; {mend}")
+
+
+def factor_key(atlas: Atlas, key: str) -> str:
+    """Return the obsm key of a result's factors; raises BadInput when there is no such result."""
+    known = {name for table in atlas.tables for name in table.keys("obsm")}
+    found = next((key + suffix for suffix in _FACTORS if key + suffix in known), None)
+    if found is None:
+        results = {name.removesuffix(suffix) for name in known for suffix in _FACTORS}
+        raise no_result("result", key, results, atlas)
+    return found
 
 
 def record_of(source: Any, key: str, mend: str) -> Mapping[str, Any]:
@@ -72,18 +85,24 @@ def unit_of(atlas: Atlas) -> str:
     return ""
 
 
-def result_table(atlas: Atlas, name: str, mend: str) -> TableHandle:
-    """Return a table that a fit wrote, such as the matches; such tables are no part of the atlas itself.
+def count_blocks(table: TableHandle, genes: Sequence[str]) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield the counts of some genes in runs of spots; nothing where the table has none of them.
 
-    Raises
+    Yields
     ------
-    BadInput
-        There is none; ``mend`` says how to make it.
+    run, counts, totals
+        Which spots; their counts, float64, shape (n, genes), NaN for a gene the table lacks; and their
+        counts over all genes, float64.
     """
-    from atlasnmf.store.tables import MemoryTable, StoredTable
-
-    if not atlas.has_table(name):
-        raise BadInput(f"{atlas.name} has no table {name!r}; {mend}")
-    if atlas.path is not None:
-        return StoredTable(atlas.path / "tables" / name)
-    return MemoryTable(atlas.source.tables[name], name)
+    place = {str(gene): at for at, gene in enumerate(table.var_names())}
+    columns = [(at, place[gene]) for at, gene in enumerate(genes) if gene in place]
+    for start in range(0, table.n_spots if columns else 0, _BLOCK_ROWS):
+        rows = table.counts.read(start, min(start + _BLOCK_ROWS, table.n_spots))
+        owner = np.repeat(np.arange(rows.n_rows), np.diff(rows.indptr))
+        counts = np.full((rows.n_rows, len(genes)), np.nan)
+        for at, column in columns:
+            mine = rows.indices == column
+            counts[:, at] = 0.0
+            counts[owner[mine], at] = rows.data[mine]
+        totals = np.bincount(owner, weights=rows.data, minlength=rows.n_rows)
+        yield slice(start, start + rows.n_rows), counts, totals

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
-from small_stores import build, ok, refused, tree_hash
+from small_stores import StopAt, ok, refused, tree_hash
 
 from atlasnmf import models, pipeline
-from atlasnmf.analysis.matches import stored_matches
 from atlasnmf.errors import BadOption, Interrupted
-from atlasnmf.events import Silent
 from atlasnmf.options import PrepareOptions, RunOptions
 from atlasnmf.pipeline import FitRequest
-from atlasnmf.reduce.cluster import processes
 from atlasnmf.store.atlas import open_atlas
+from atlasnmf.store.matches import stored_matches
 
 FORMS = {"whole": {}, "tiles": {"batch_spots": 64}}
 PARAMS = {"components": 8, "pretrain_steps": 8, "fuse_steps": 12, "match_every": 6}
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("clean"))
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[object]:
-    with processes(2) as started:
-        yield started
 
 
 def request_of(store: Path, form: str = "tiles", **run: object) -> FitRequest:
@@ -96,17 +82,6 @@ def test_whole_slices_are_shared_too(client, clean, tmp_path) -> None:  # type: 
         np.testing.assert_allclose(
             embeddings(two)[name], value, rtol=0, atol=1e-3 * np.abs(value).max(), err_msg=name
         )
-
-
-class StopAt(Silent):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def metrics(self, record: dict[str, float | int | str]) -> None:
-        if record["step"] == self.step:
-            import signal
-
-            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(

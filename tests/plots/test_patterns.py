@@ -100,7 +100,7 @@ def test_three_views_of_each_pattern(brain):
     assert row[0].get_ylabel().startswith("pattern 1")
     with pytest.raises(BadOption, match="from 0 to 1"):
         pl.projections(brain, patterns=[2])
-    with pytest.raises(BadOption, match="three a pattern"):
+    with pytest.raises(BadOption, match="3 axes given for 6 panels"):
         pl.projections(brain, axes=axes[0])
 
 
