@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from small_stores import ok
 
 from atlasnmf import pipeline
 from atlasnmf.errors import BadInput, BadOption
@@ -53,16 +52,11 @@ def results(store: Path, key: str = "stanmf") -> dict[str, np.ndarray]:
 
 
 def test_one_worker_and_two_print_the_same(store: Path) -> None:
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
     found = []
     for workers in ("1", "2"):
-        command = [sys.executable, "-m", "atlasnmf.cli", "fit", "stanmf", str(store), "--json", "--overwrite"]
-        for name, value in QUICK.items():
-            command += ["--" + name.replace("_", "-"), str(value)]
-        run = subprocess.run(
-            [*command, "--workers", workers], capture_output=True, text=True, check=False, timeout=200
-        )
-        assert run.returncode == 0, run.stderr
-        record = json.loads(run.stdout)
+        said = ok("fit", "stanmf", str(store), "--json", "--overwrite", *options, "--workers", workers)
+        record = json.loads(said)
         assert record["quality"]["rank"] in (3, 4)
         found.append({name: record[name] for name in ("model", "table results", "loss", "quality")})
         found[-1]["results"] = {name: value.tobytes() for name, value in results(store).items()}
