@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -136,14 +136,16 @@ def processes(n_workers: int, *, events: Events = SILENT) -> Iterator[Client]:
     settings = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in _MALLOC.items()}
     with (
         dask.config.set(settings),
-        LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            host=_LOOPBACK,
-            dashboard_address=f"{_LOOPBACK}:0",
-            worker_dashboard_address=f"{_LOOPBACK}:0",
-            memory_limit=0,
-            silence_logs=logging.ERROR,
+        _closed_in_the_end(
+            LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                host=_LOOPBACK,
+                dashboard_address=f"{_LOOPBACK}:0",
+                worker_dashboard_address=f"{_LOOPBACK}:0",
+                memory_limit=0,
+                silence_logs=logging.ERROR,
+            )
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -151,6 +153,19 @@ def processes(n_workers: int, *, events: Events = SILENT) -> Iterator[Client]:
         where = client.dashboard_link if find_spec("bokeh") else "needs bokeh: pip install bokeh"
         events.note(f"{n_workers} workers of this machine, dashboard {where}")
         yield client
+
+
+@contextmanager
+def _closed_in_the_end(cluster: Any) -> Iterator[Any]:
+    """Close a cluster whose work is done; that its processes are slow to end is no failure of the work.
+
+    Dask terminates workers, then kills them, and gives up waiting after seconds: on a busy machine too soon.
+    """
+    try:
+        yield cluster
+    finally:
+        with suppress(TimeoutError):
+            cluster.close()
 
 
 def _deaf_to_ctrl_c() -> Any:

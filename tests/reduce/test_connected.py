@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from atlasnmf.errors import BadOption
-from atlasnmf.reduce.cluster import connected
+from atlasnmf.reduce.cluster import connected, processes
 
 
 def test_no_address_means_no_client() -> None:
@@ -28,3 +28,22 @@ def test_a_scheduler_without_workers_is_refused() -> None:
         connected(cluster.scheduler_address),
     ):
         pass
+
+
+def test_workers_that_are_slow_to_end_fail_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask gives up waiting for them after seconds; what they computed is there."""
+    from dask.distributed import LocalCluster
+
+    ended, close = [], LocalCluster.close
+
+    def slow(cluster: LocalCluster, *args: object, **options: object) -> None:
+        close(cluster, *args, **options)
+        ended.append(cluster)
+        raise TimeoutError
+
+    monkeypatch.setattr(LocalCluster, "close", slow)
+    with processes(2) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    assert ended
+    with pytest.raises(ValueError, match="ours"), processes(2):
+        raise ValueError("ours")
