@@ -1,8 +1,10 @@
-"""Command-line parameters made from declared options, so that help texts cannot drift from the code."""
+"""What commands share: parameters made from declared options, listening, and saying how it went."""
 
 from __future__ import annotations
 
 import inspect
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -10,11 +12,42 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.options import flag_of
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-__all__ = ["command_of", "fixed"]
+    from atlasnmf.events import Events
+
+__all__ = ["Json", "Overwrite", "command_of", "fixed", "listener", "numbers", "say"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")]
+
+
+def listener() -> Events:
+    """Return what shows progress on the standard error stream."""
+    from atlasnmf.progress import for_stream
+
+    return for_stream(sys.stderr)
+
+
+def say(record: dict[str, Any], as_json: bool, lines: list[str]) -> None:
+    """Print the outcome once: a JSON object for scripts or lines for people."""
+    text = json.dumps(record, default=str) if as_json else "\n".join(lines)
+    sys.stdout.write(text + "\n")
+
+
+def numbers(text: str, flag: str, *lengths: int) -> tuple[float, ...]:
+    """Read a list such as 34,24,30."""
+    try:
+        found = tuple(float(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        found = ()
+    if len(found) not in lengths or not all(number > 0 for number in found):
+        expected = " or ".join(str(length) for length in lengths)
+        raise BadOption(f"{flag} takes {expected} positive numbers with commas, got {text!r}")
+    return found
 
 
 def fixed(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
@@ -32,7 +65,7 @@ def command_of(
     Parameters
     ----------
     action
-        Called with the values of ``parameters`` by name, and ``options``: one instance a class.
+        Called with the values of ``parameters`` by name, and ``options``: one instance per class.
     option_classes
         Classes of options; a TOML file named by ``--config`` may give any of them, and flags win.
     parameters
@@ -80,7 +113,7 @@ def _parameter(name: str, info: FieldInfo, panel: str) -> inspect.Parameter:
     annotation = _plain_type(info.annotation)
     default = "" if info.is_required() else _default_text(info.default)
     option = typer.Option(
-        f"--{name.replace('_', '-')}" + (f"/--no-{name.replace('_', '-')}" if annotation is bool else ""),
+        flag_of(name) + (f"/{flag_of(f'no_{name}')}" if annotation is bool else ""),
         help=(info.description or "") + default,
         show_default=False,
         metavar=_metavar(info.annotation),

@@ -11,7 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from atlasnmf.budget import parse_bytes
 from atlasnmf.errors import BadOption
 
-__all__ = ["AtlasOptions", "Options", "PrepareOptions", "RunOptions", "at_least", "split_list"]
+__all__ = [
+    "AtlasOptions",
+    "Options",
+    "PrepareOptions",
+    "RunOptions",
+    "at_least",
+    "flag_of",
+    "split_list",
+]
 
 
 def flag_of(name: str) -> str:
@@ -164,7 +172,7 @@ class RunOptions(Options):
         None,
         ge=1,
         description="Workers: from 2 on, processes of this machine as a Dask cluster; "
-        "when not given, one process with a thread a core. In Python: threads.",
+        "when not given, one process with one thread per core. In Python: threads.",
     )
     threads: int = Field(
         1, ge=1, description="Threads of an operation of a training step; part of what decides the bits."

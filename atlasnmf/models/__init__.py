@@ -34,6 +34,7 @@ __all__ = [
     "needs",
     "params",
     "params_with_preset",
+    "presets",
     "quality_lines",
     "results",
     "settle",
@@ -65,6 +66,17 @@ def _declared(model: str) -> ModuleType:
 def params(model: str) -> type[Options]:
     """Return the class of a model's parameters."""
     return _declared(model).Params
+
+
+def presets(model: str) -> tuple[str, ...]:
+    """Return the names of a model's sets of starting values.
+
+    Examples
+    --------
+    >>> presets("siid")
+    ('default', 'deconvolution', 'published')
+    """
+    return tuple(_declared(model).PRESETS)
 
 
 def params_with_preset(model: str, preset: str, given: dict[str, Any]) -> Options:
