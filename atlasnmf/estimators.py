@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from atlasnmf import models
@@ -24,7 +25,7 @@ class Estimator:
     Parameters
     ----------
     preset
-        ``"default"`` or ``"published"``: where the parameters start from.
+        Where the parameters start from: ``"default"``, ``"published"``, or another of the model's.
     random_state
         Seed; the same seed on the same machine gives the same bits.
     **params
@@ -56,7 +57,6 @@ class Estimator:
         *,
         client: Client | None = None,
         prepare: PrepareOptions | None = None,
-        events: Events = SILENT,
         memory_budget: str | None = None,
         workers: int | None = None,
         threads: int = 1,
@@ -64,13 +64,14 @@ class Estimator:
         elastic: bool = False,
         worker_timeout: float = 60.0,
         device: str = "auto",
-        work_dir: str | None = None,
+        work_dir: Path | str | None = None,
         residency: str = "auto",
         checkpoint_every: int = 500,
         patience: int | None = None,
         key_added: str | None = None,
         overwrite: bool = False,
         labels: str | None = None,
+        events: Events = SILENT,
         **overrides: Any,
     ) -> Fit:
         """Fit the model; nothing is written into the store until :meth:`Fit.write`.
@@ -84,8 +85,6 @@ class Estimator:
             training; threads of this process when not given.
         prepare
             Options of :func:`atlasnmf.prepare`; what is missing is prepared.
-        events
-            Listener for progress.
         memory_budget, threads, train_workers, elastic, worker_timeout
             As on the command line, see :class:`atlasnmf.options.RunOptions`.
         workers
@@ -94,6 +93,8 @@ class Estimator:
             As on the command line, see :class:`atlasnmf.options.RunOptions`.
         key_added, overwrite, labels
             As on the command line, see :class:`atlasnmf.options.RunOptions`.
+        events
+            Listener for progress.
         **overrides
             Model parameters for this fit only, for example ``steps=10_000``.
 

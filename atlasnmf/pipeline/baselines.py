@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def baseline(
     overwrite: bool = False,
     random_state: int = 0,
     memory_budget: str | None = None,
-    work_dir: str | None = None,
+    work_dir: Path | str | None = None,
     events: Events = SILENT,
     **options: Any,
 ) -> None:

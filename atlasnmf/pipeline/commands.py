@@ -189,11 +189,11 @@ def prepare(
     atlas: AtlasLike,
     *,
     client: Client | None = None,
-    events: Events = SILENT,
     random_state: int = 0,
     memory_budget: str | None = None,
     workers: int | None = None,
-    work_dir: str | None = None,
+    work_dir: Path | str | None = None,
+    events: Events = SILENT,
     **options: Any,
 ) -> Prepared:
     """Bring an atlas into its working copy; what is done is skipped, what was cut off goes on.
@@ -204,12 +204,12 @@ def prepare(
         An open atlas, the path of a store, or data in memory.
     client
         A Dask client for the tiles; threads of this process when not given.
-    events
-        The listener.
     random_state
         Seed.
     memory_budget, workers, work_dir
         See :class:`atlasnmf.options.RunOptions`.
+    events
+        Listener for progress.
     **options
         See :class:`atlasnmf.options.PrepareOptions`, for example ``n_hvgs=6000, radius=1.6``.
 
@@ -315,7 +315,11 @@ def check(request: FitRequest) -> None:
 
 
 def load_fit(
-    store: str, model: str = "inspire", *, work_dir: Path | None = None, events: Events = SILENT
+    store: Path | str,
+    model: str = "inspire",
+    *,
+    work_dir: Path | str | None = None,
+    events: Events = SILENT,
 ) -> Fit:
     """Open the last finished fit of a model again, from the working copy of its store.
 

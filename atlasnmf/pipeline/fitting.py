@@ -161,7 +161,7 @@ class Fit:
         *,
         key_added: str | None = None,
         overwrite: bool = False,
-        work_dir: str | None = None,
+        work_dir: Path | str | None = None,
     ) -> dict[str, list[str]]:
         """Embed the spots of another atlas with the trained model and write the results into its store.
 

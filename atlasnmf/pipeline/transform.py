@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ def transform(
     *,
     key_added: str | None = None,
     overwrite: bool = False,
-    work_dir: str | None = None,
+    work_dir: Path | str | None = None,
 ) -> dict[str, list[str]]:
     """Embed another atlas with a trained model and write embedding, factors and loadings into its store.
 

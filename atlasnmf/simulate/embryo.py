@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +213,7 @@ def slice_blocks(embryo: Embryo, slice_index: int, *, block_spots: int = 8_192) 
 
 
 def simulate_embryo(
-    out: str | os.PathLike[str],
+    out: Path | str,
     *,
     n_spots: int = 20_000,
     n_slices: int = 4,

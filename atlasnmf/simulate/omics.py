@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -375,7 +374,7 @@ def _partners(first: np.ndarray, second: np.ndarray, reach: float) -> tuple[np.n
 
 
 def simulate_omics(
-    out: str | os.PathLike[str],
+    out: Path | str,
     *,
     n_spots: int = 5_000,
     n_genes: int = 600,

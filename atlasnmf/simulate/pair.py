@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,7 +215,7 @@ def _smooth_field(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def simulate_pair(
-    out: str | os.PathLike[str],
+    out: Path | str,
     *,
     n_cells: int = 20_000,
     n_genes: int = 1_000,

@@ -10,7 +10,7 @@ import numpy as np
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import rng_for
 
-__all__ = ["held_out"]
+__all__ = ["folds_of", "held_out"]
 
 
 def held_out(text: str | None, panel: Sequence[str], *, seed: int) -> tuple[list[np.ndarray], bool]:
@@ -29,7 +29,7 @@ def held_out(text: str | None, panel: Sequence[str], *, seed: int) -> tuple[list
     Returns
     -------
     folds
-        Positions in ``panel``, ascending, one array a fold; empty without a holdout.
+        Positions in ``panel``, ascending, one array per fold; empty without a holdout.
     crossed
         Whether the folds take turns.
 
@@ -50,9 +50,8 @@ def held_out(text: str | None, panel: Sequence[str], *, seed: int) -> tuple[list
     if not text:
         return [], False
     rng = rng_for(seed, "siid", "holdout")
-    folds = re.fullmatch(r"\s*(\d+)\s*-?fold\s*", text)
-    if folds:
-        n_folds = int(folds[1])
+    n_folds = folds_of(text)
+    if n_folds is not None:
         if not 2 <= n_folds <= len(panel):
             raise BadOption(f"--holdout: between 2 and {len(panel)} folds (the panel's genes), got {text}")
         order = rng.permutation(len(panel))
@@ -74,6 +73,18 @@ def held_out(text: str | None, panel: Sequence[str], *, seed: int) -> tuple[list
     if len(set(names)) >= len(panel):
         raise BadOption("--holdout hides the whole panel; leave some genes to fit")
     return [np.array(sorted(place[name] for name in set(names)))], False
+
+
+def folds_of(text: str | None) -> int | None:
+    """Return the number of folds that a text such as ``10fold`` asks for, None for any other.
+
+    Examples
+    --------
+    >>> folds_of("10fold"), folds_of("0.1")
+    (10, None)
+    """
+    found = re.fullmatch(r"\s*(\d+)\s*-?fold\s*", text or "")
+    return int(found[1]) if found else None
 
 
 def _number(text: str) -> float | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from atlasnmf.kernels.cpu.em import padded_width
+from atlasnmf.models.siid.holdout import folds_of
 from atlasnmf.models.siid.params import FACTOR_LADDER, Params
 
 __all__ = ["MEND", "fit_flops", "step_bytes"]
@@ -14,8 +13,8 @@ MEND = "ask for fewer --n-factors or --restarts"
 
 def _lanes(params: Params) -> int:
     """Return how many fits share a pass at most."""
-    folds = re.fullmatch(r"\s*(\d+)\s*-?fold\s*", params.holdout or "")
-    fits = int(folds[1]) + 1 if folds else params.restarts
+    folds = folds_of(params.holdout)
+    fits = params.restarts if folds is None else folds + 1
     return max(fits, len(FACTOR_LADDER)) if params.n_factors == "auto" else fits
 
 
