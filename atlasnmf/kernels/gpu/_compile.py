@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BLOCK", "launch", "options"]
+__all__ = ["BLOCK", "REAL_NAMES", "launch", "options"]
 
 #: Threads of a block; a power of two, for the tree sums.
 BLOCK = 128
+#: What CUDA C calls the types that ``REAL`` and ``SUM`` may stand for.
+REAL_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 #: Blocks of a launch at most: the kernels stride over what is left.
 _MOST_BLOCKS = 65_535
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from atlasnmf.kernels.gpu._compile import launch
+from atlasnmf.kernels.gpu._compile import REAL_NAMES, launch
 
 __all__ = ["fill_dense"]
 
-#: A block a row: zeros first, then its values; every place has one owner.
+#: A block per row: zeros first, then its values; every place has one owner.
 SOURCE = r"""
 extern "C" __global__ void fill_dense(
     const long long* indptr, const int* indices, const REAL* data, long long n_rows, long long n_cols,
@@ -26,14 +26,13 @@ extern "C" __global__ void fill_dense(
     }
 }
 """
-_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 
 def fill_dense(indptr: Any, indices: Any, data: Any, out: Any) -> None:
     """Write sparse rows into ``out``, C-ordered float32 or float64; see the CPU twin."""
     import cupy as cp
 
-    if out.ndim != 2 or out.dtype not in _NAMES or not out.flags.c_contiguous:
+    if out.ndim != 2 or out.dtype not in REAL_NAMES or not out.flags.c_contiguous:
         raise ValueError(f"rows are written into a C-ordered float32 or float64 table, got {out.dtype}")
     arguments = (
         cp.asarray(indptr).astype(np.int64),
@@ -43,4 +42,4 @@ def fill_dense(indptr: Any, indices: Any, data: Any, out: Any) -> None:
         out.shape[1],
         out,
     )
-    launch(SOURCE, "fill_dense", len(indptr) - 1, arguments, real=_NAMES[out.dtype])
+    launch(SOURCE, "fill_dense", len(indptr) - 1, arguments, real=REAL_NAMES[out.dtype])

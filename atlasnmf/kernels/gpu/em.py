@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from atlasnmf.kernels.cpu.em import LANE, padded_width
-from atlasnmf.kernels.gpu._compile import BLOCK, launch
+from atlasnmf.kernels.gpu._compile import BLOCK, REAL_NAMES, launch
 from atlasnmf.kernels.gpu.products import csr_dot, csr_t_dot
 
 __all__ = ["LANE", "coarse_sums", "dispersed_sums", "fine_sweeps", "padded_width", "spot_mixtures"]
@@ -18,7 +18,7 @@ _TANGENTS, _NEWTON = 4, 12
 #: Rows of a dense block of the negative binomial.
 _DENSE_ROWS = 256
 
-#: The product of a row's weights and a gene's loadings, at the stored values only; a thread a value.
+#: The product of a row's weights and a gene's loadings, at the stored values only; a thread per value.
 SOURCE = r"""
 extern "C" __global__ void sampled_products(
     const long long* rows, const int* columns, const REAL* left, const REAL* right,
@@ -34,7 +34,6 @@ extern "C" __global__ void sampled_products(
     }
 }
 """
-_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 
 def _rates(rows: Any, columns: Any, left: Any, right: Any) -> Any:
@@ -43,7 +42,7 @@ def _rates(rows: Any, columns: Any, left: Any, right: Any) -> Any:
     left, right = cp.ascontiguousarray(left), cp.ascontiguousarray(right)
     out = cp.zeros(len(columns), dtype=right.dtype)
     arguments = (rows, columns, left, right, len(columns), right.shape[1], out)
-    launch(SOURCE, "sampled_products", -(-len(columns) // BLOCK), arguments, real=_NAMES[right.dtype])
+    launch(SOURCE, "sampled_products", -(-len(columns) // BLOCK), arguments, real=REAL_NAMES[right.dtype])
     return cp.maximum(out, _TINY)
 
 

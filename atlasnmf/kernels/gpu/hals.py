@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from atlasnmf.kernels.gpu._compile import BLOCK, launch
+from atlasnmf.kernels.gpu._compile import BLOCK, REAL_NAMES, launch
 
 __all__ = ["hals_sweep"]
 
@@ -38,7 +38,6 @@ extern "C" __global__ void hals_sweep(
     }
 }
 """
-_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 
 def hals_sweep(factor: Any, gram: Any, cross: Any) -> tuple[Any, float]:
@@ -59,5 +58,5 @@ def hals_sweep(factor: Any, gram: Any, cross: Any) -> tuple[Any, float]:
         swept,
         away,
     )
-    launch(SOURCE, "hals_sweep", -(-n_rows // BLOCK), arguments, real=_NAMES[start.dtype])
+    launch(SOURCE, "hals_sweep", -(-n_rows // BLOCK), arguments, real=REAL_NAMES[start.dtype])
     return swept, float(away.sum())

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from atlasnmf.kernels.gpu._compile import BLOCK, launch
+from atlasnmf.kernels.gpu._compile import BLOCK, REAL_NAMES, launch
 from atlasnmf.kernels.gpu.products import transpose
 
 __all__ = ["best_of_rows", "keep_tops", "mutual_tops", "pair_dots"]
 
-#: A thread a pair, a row, or a column of the transposed block: each answer has one owner and the CPU's order.
+#: A thread per pair, row, or column of the transposed block: each answer has one owner and the CPU's order.
 SOURCE = r"""
 #define STRIDE(i, n) \
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n); \
@@ -80,7 +80,6 @@ extern "C" __global__ void mutual(
     }
 }
 """
-_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 
 def pair_dots(rows: Any, columns: Any, left: Any, right: Any) -> Any:
@@ -92,7 +91,7 @@ def pair_dots(rows: Any, columns: Any, left: Any, right: Any) -> Any:
     products = cp.empty(len(rows), dtype=one.dtype)
     numbers = (cp.asarray(rows).astype(np.int64), cp.asarray(columns).astype(np.int64))
     arguments = (*numbers, len(products), one, other, one.shape[1], products)
-    launch(SOURCE, "dots", -(-len(products) // BLOCK), arguments, real=_NAMES[one.dtype])
+    launch(SOURCE, "dots", -(-len(products) // BLOCK), arguments, real=REAL_NAMES[one.dtype])
     return products
 
 
@@ -103,7 +102,7 @@ def best_of_rows(indptr: Any, values: Any) -> Any:
     n_rows, heights = len(indptr) - 1, cp.ascontiguousarray(cp.asarray(values))
     places = cp.empty(n_rows, dtype=np.int64)
     arguments = (cp.asarray(indptr).astype(np.int64), heights, n_rows, places)
-    launch(SOURCE, "best", -(-n_rows // BLOCK), arguments, real=_NAMES[heights.dtype])
+    launch(SOURCE, "best", -(-n_rows // BLOCK), arguments, real=REAL_NAMES[heights.dtype])
     return places
 
 

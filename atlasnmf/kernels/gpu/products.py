@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atlasnmf.kernels.gpu._compile import BLOCK, launch
+from atlasnmf.kernels.gpu._compile import BLOCK, REAL_NAMES, launch
 
 __all__ = ["csr_dot", "csr_t_dot", "transpose"]
 
@@ -31,7 +31,6 @@ extern "C" __global__ void csr_dot(
     }
 }
 """
-_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 
 def csr_dot(indptr: Any, indices: Any, data: Any, dense: Any, *, out: Any = None) -> Any:
@@ -86,7 +85,14 @@ def _dot(indptr: Any, indices: Any, data: Any, dense: Any, accumulate: np.dtype)
         out,
     )
     n_blocks = n_rows * -(-p // BLOCK)
-    launch(SOURCE, "csr_dot", n_blocks, arguments, real=_NAMES[dense.dtype], accumulator=_NAMES[accumulate])
+    launch(
+        SOURCE,
+        "csr_dot",
+        n_blocks,
+        arguments,
+        real=REAL_NAMES[dense.dtype],
+        accumulator=REAL_NAMES[accumulate],
+    )
     return out
 
 
@@ -94,6 +100,6 @@ def _floating(dense: Any) -> Any:
     import cupy as cp
 
     table = cp.ascontiguousarray(cp.asarray(dense))
-    if table.ndim != 2 or table.dtype not in _NAMES:
+    if table.ndim != 2 or table.dtype not in REAL_NAMES:
         raise ValueError(f"a two-dimensional float32 or float64 array is needed, got {table.dtype}")
     return table
