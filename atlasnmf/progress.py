@@ -57,7 +57,7 @@ class _Rate(ProgressColumn):
 
 
 class Lines:
-    """One line a stage and one every ten seconds, each with the time of day."""
+    """One line per stage and one every ten seconds, each with the time of day."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -109,7 +109,7 @@ class Lines:
 
 
 class Bars:
-    """A rich bar a stage, with rate and remaining time."""
+    """A rich bar per stage, with rate and remaining time."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -135,7 +135,7 @@ def _named(atlas: Atlas, spots: Any) -> np.ndarray:
     mask = np.zeros(atlas.n_spots, bool)
     if chosen.dtype == bool:
         if len(chosen) != atlas.n_spots:
-            raise BadOption(f"a mask of {len(chosen)} spots for {atlas.n_spots}; give one value a spot")
+            raise BadOption(f"a mask of {len(chosen)} spots for {atlas.n_spots}; give one value per spot")
         return chosen
     if chosen.dtype.kind in "iu":
         if len(chosen) and not (chosen.min() >= 0 and chosen.max() < atlas.n_spots):
@@ -258,7 +258,7 @@ def export_communication(
     label_key
         obs column of domains or cell types.
     slices
-        Slices; all when not given. These tools take one tissue section at a time: write a file a slice, or
+        Slices; all when not given. These tools take one tissue section at a time: write a file per slice, or
         split by ``obs["slice"]``.
     genes
         Genes, such as ligands and receptors; all when not given. Totals are over all genes whichever are

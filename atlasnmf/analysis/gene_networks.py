@@ -83,7 +83,7 @@ def gene_networks(
     loadings = np.asarray(coefficients, np.float64)
     names = [str(g) for g in range(len(loadings))] if genes is None else [str(gene) for gene in genes]
     if len(names) != len(loadings):
-        raise BadInput(f"{len(names)} names for {len(loadings)} genes; pass one a gene")
+        raise BadInput(f"{len(names)} names for {len(loadings)} genes; pass one per gene")
     markers = marker_genes(loadings)
     n_genes = max(round(top_share * len(loadings)), 2) if n_top is None else n_top
     networks = []

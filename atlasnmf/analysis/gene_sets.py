@@ -83,7 +83,7 @@ def _of_table(frame: pd.DataFrame, where: str) -> list[tuple[str, str]]:
         if name in frame.columns and gene in frame.columns:
             return list(zip(frame[name].astype(str), frame[gene].astype(str), strict=True))
     has = ", ".join(map(str, frame.columns))
-    raise BadInput(f"{where} needs the columns gene_set and gene, one row a gene of a set; it has {has}")
+    raise BadInput(f"{where} needs the columns gene_set and gene, one row per gene of a set; it has {has}")
 
 
 def write_gene_sets(sets: Any, path: str | Path) -> Path:

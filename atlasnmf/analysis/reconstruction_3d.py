@@ -283,7 +283,7 @@ def _heights(spacing: float | Sequence[float], n_slices: int) -> np.ndarray:
     heights = np.asarray(spacing, np.float64)
     if len(heights) != n_slices:
         raise BadOption(
-            f"{len(heights)} heights for {n_slices} slices; give one a slice or the distance between"
+            f"{len(heights)} heights for {n_slices} slices; give one per slice or the distance between"
         )
     return heights
 

@@ -148,7 +148,7 @@ def _frame(path: Path) -> pd.DataFrame:
     for column in ("spot", "region"):
         if column not in frame:
             has = ", ".join(map(str, frame.columns))
-            raise BadInput(f"{path} needs the columns spot and region, one row a spot; it has {has}")
+            raise BadInput(f"{path} needs the columns spot and region, one row per spot; it has {has}")
     return frame
 
 

@@ -51,7 +51,7 @@ class RegionLinks:
     unions: pd.DataFrame
 
     def best(self, score: Score = "pearson") -> pd.DataFrame:
-        """Return the best union of each pattern, of any size, a row a pattern."""
+        """Return the best union of each pattern, of any size, a row per pattern."""
         chosen = self.unions[self.unions["score"] == score]
         # Of equal scores the smaller union: a region is named before its parts. Rounding must not decide.
         rounded = chosen.assign(rounded=chosen[score].round(10))
@@ -246,7 +246,7 @@ def search_unions(
     Returns
     -------
     pandas.DataFrame
-        A row a pattern: ``pattern``, ``size``, ``regions``, ``pearson``, ``dice``, ``n_spots``.
+        A row per pattern: ``pattern``, ``size``, ``regions``, ``pearson``, ``dice``, ``n_spots``.
 
     Raises
     ------

@@ -48,7 +48,7 @@ def buffered_units(source: SpotSource, sampler: BlockSampler, step: int) -> Iter
     """Read the units of a block sampler from ``step`` on, without end.
 
     While a block is used the next one is read, one portion after another; rows leave memory as steps take
-    them. So about one block a slice is held and every step reads about as much as it uses.
+    them. So about one block per slice is held and every step reads about as much as it uses.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def planned_bytes(
 
     Notes
     -----
-    Host and device hold every row once; disk holds one block a slice (with :class:`BlockSampler`), and in
+    Host and device hold every row once; disk holds one block per slice (with :class:`BlockSampler`), and in
     4 bytes a row and matrix where each row starts. All hold the units that are ready and the one in use.
     """
     if isinstance(sampler, BlockSampler):

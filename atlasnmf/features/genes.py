@@ -73,7 +73,7 @@ def choose_genes(slices: Sequence[SliceGenes], *, union: bool = False) -> GeneCh
     Parameters
     ----------
     slices
-        One entry a slice. With ``variable`` None in all of them every shared usable gene is taken
+        One entry per slice. With ``variable`` None in all of them every shared usable gene is taken
         (small panels).
     union
         Keep genes that some slices did not measure, masked there: those that every slice that measured

@@ -114,8 +114,8 @@ def register_maps(
     -----
     What is sought is the gain in likelihood over groups that know nothing of each other: spots on the other
     slice times the mutual information, less what chance would give. All shifts of 72 turns are tried by FFT
-    on an image a group; the best are refined by the simplex method, each spot against the nearest one of the
-    other slice. Seconds, whatever the size.
+    on an image per group; the best are refined by the simplex method, each spot against the nearest one of
+    the other slice. Seconds, whatever the size.
     """
     moving, fixed = np.asarray(moving, np.float64), np.asarray(fixed, np.float64)
     few_m, few_f = (np.sort(rng.permutation(len(points))[:_JUDGED]) for points in (moving, fixed))
@@ -217,7 +217,7 @@ def _starts(
 
 
 def _images(points: np.ndarray, groups: np.ndarray, pixel: float, side: int) -> np.ndarray:
-    """Return an image a group: its share of the spots of each pixel, shape (groups, side, side)."""
+    """Return an image per group: its share of the spots of each pixel, shape (groups, side, side)."""
     place = np.floor(points / pixel + 0.5).astype(np.int64) % side
     images = np.zeros((int(groups.max()) + 1, side, side))
     np.add.at(images, (groups, place[:, 0], place[:, 1]), 1.0)

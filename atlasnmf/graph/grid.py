@@ -57,7 +57,7 @@ def grid_graph(voxels: np.ndarray, *, connectivity: int = 1) -> Csr:
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     if (ordered[1:] == ordered[:-1]).any():
-        raise BadInput("a voxel is there twice; keep one row a voxel")
+        raise BadInput("a voxel is there twice; keep one row per voxel")
     rows, columns = [], []
     for step in np.ndindex(*([3] * n_axes)):
         offset = np.array(step) - 1

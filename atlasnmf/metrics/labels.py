@@ -194,7 +194,7 @@ def silhouette(embedding: np.ndarray, labels: Any, *, n_sample: int = 10_000, ra
     embedding = np.asarray(embedding)
     codes, _ = label_codes(labels)
     if len(codes) != len(embedding):
-        raise BadInput(f"{len(embedding)} rows of the embedding but {len(codes)} labels; pass one a spot")
+        raise BadInput(f"{len(embedding)} rows of the embedding but {len(codes)} labels; pass one per spot")
     rows = np.flatnonzero((codes >= 0) & np.isfinite(embedding).all(axis=1))
     if len(rows) > n_sample:
         rows = np.sort(rng_for(random_state, "silhouette").choice(rows, n_sample, replace=False))

@@ -15,7 +15,7 @@ __all__ = ["write_matches"]
 
 
 def write_matches(writer: ResultWriter, fit: Fit, pairs: SpotPairs, name: str) -> list[str]:
-    """Write pairs as table ``name``, a row a pair, by the names of tables and spots.
+    """Write pairs as table ``name``, a row per pair, by the names of tables and spots.
 
     Returns
     -------

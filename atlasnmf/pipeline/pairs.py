@@ -51,7 +51,7 @@ def with_genes_read(params: Options) -> Options:
             continue
         genes = [gene.strip() for gene in Path(text).read_text().replace(",", "\n").splitlines()]
         if not any(genes):
-            raise BadOption(f"--{name}: {text} names no gene; write one a line")
+            raise BadOption(f"--{name}: {text} names no gene; write one per line")
         read[name] = ",".join(gene for gene in genes if gene)
     return type(params)(**params.model_dump(exclude_unset=True) | read) if read else params
 

@@ -92,7 +92,7 @@ def ingest_volumes(
     overwrite: bool = False,
     events: Events = SILENT,
 ) -> VolumeOutcome:
-    """Write gene images as a SpatialData store with one table, a row a voxel inside the mask.
+    """Write gene images as a SpatialData store with one table, a row per voxel inside the mask.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def ingest_volumes(
     ontology
         Table of regions (see :func:`atlasnmf.store.ontology.read_ontology`).
     gene_names
-        File with one name a line, or the names; needed where a file with four axes does not name its images.
+        File with one name per line, or the names; needed where a file with four axes names no images.
     spacing, unit
         Distance of voxels (one, or one an axis) and its unit, in place of what the files say.
     table
@@ -204,8 +204,8 @@ def write_volumes(
     ontology
         Names and parents of the regions.
     extra
-        More for the table: ``obs`` and ``obsm`` with a row a voxel inside, in order, ``varm`` with a row a
-        gene, ``uns``.
+        More for the table: ``obs`` and ``obsm`` with a row per voxel inside, in order, ``varm`` with a row
+        per gene, ``uns``.
     out, table, options, overwrite, events
         As in :func:`ingest_volumes`.
     """

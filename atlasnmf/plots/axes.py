@@ -34,7 +34,7 @@ def given_axes(axes: Any, n_panels: int, what: str) -> np.ndarray:
     """
     given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
     if len(given) != n_panels:
-        raise BadOption(f"{len(given)} axes given for {n_panels} {what}s; pass one a {what}")
+        raise BadOption(f"{len(given)} axes given for {n_panels} {what}s; pass one per {what}")
     return given
 
 

@@ -32,13 +32,14 @@ def history(
     panel_width: float = 2.2,
     axes: Any = None,
 ) -> np.ndarray:
-    """Draw the figures of a fit by step, one panel a figure.
+    """Draw the figures of a fit by step, one panel per figure.
 
     Parameters
     ----------
     source
         An open atlas (or the path of a store) with the result ``key``; or a history itself: figures by name,
-        each one value a step, with the steps under ``"step"`` where known; or a list of one mapping a step.
+        each one value per step, with the steps under ``"step"`` where known; or a list with one mapping
+        per step.
     key
         The result to show when ``source`` is an atlas.
     metrics

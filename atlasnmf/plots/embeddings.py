@@ -102,7 +102,7 @@ def embedding(
     if layout is None:
         layout = layout_of(atlas, key, n_sample=n_sample, n_shown=n_shown, random_state=random_state)
     elif np.shape(layout) != (atlas.n_spots, 2):
-        raise BadOption(f"layout takes shape ({atlas.n_spots}, 2), one row a spot; got {np.shape(layout)}")
+        raise BadOption(f"layout takes shape ({atlas.n_spots}, 2), one row per spot; got {np.shape(layout)}")
     rows = np.flatnonzero(np.isfinite(layout).all(axis=1))
     # in stored order the last slice would hide the others
     rows = rng_for(random_state, "plots", "embedding", "order").permutation(rows)

@@ -30,7 +30,7 @@ def marker_heatmap(
     panel_width: float = 3.2,
     axes: Axes | None = None,
 ) -> Axes:
-    """Draw what markers take of each pattern: a row a gene, a column a pattern, colours shares of the gene.
+    """Draw what markers take of each pattern: a row per gene, a column per pattern, colour the gene's share.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def loadings(
     panel_width: float = 4.0,
     axes: Axes | None = None,
 ) -> Axes:
-    """Draw the genes that set factors apart: a row a gene, a column a factor.
+    """Draw the genes that set factors apart: a row per gene, a column per factor.
 
     Parameters
     ----------

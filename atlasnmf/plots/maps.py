@@ -35,7 +35,7 @@ def factors(
     panel_width: float = 2.0,
     axes: Any = None,
 ) -> np.ndarray:
-    """Map factors over the slices: a row a factor, a column a slice, colours shared along a row.
+    """Map factors over the slices: a row per factor, a column per slice, colours shared along a row.
 
     Parameters
     ----------

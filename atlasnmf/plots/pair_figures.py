@@ -37,7 +37,7 @@ def imputed(
     panel_width: float = 2.6,
     axes: Any = None,
 ) -> np.ndarray:
-    """Map genes as measured and as imputed, side by side: a row a gene.
+    """Map genes as measured and as imputed, side by side: a row per gene.
 
     Parameters
     ----------
@@ -193,8 +193,8 @@ def factor_types(
     Returns
     -------
     matplotlib.axes.Axes
-        A row a type with its number of cells, a column a factor; the cosine of the type and the factor over
-        the cells (Zheng, Sarkar and Raphael, Genome Res. 2025, figure 4A).
+        A row per type with its number of cells, a column per factor; the cosine of the type and the factor
+        over the cells (Zheng, Sarkar and Raphael, Genome Res. 2025, figure 4A).
 
     Raises
     ------

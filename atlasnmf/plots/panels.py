@@ -1,4 +1,4 @@
-"""One panel a slice, all at the same scale: reading what to draw, laying panels out, drawing spots."""
+"""One panel per slice, all at the same scale: reading what to draw, laying panels out, drawing spots."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def panels_of(
     atlas
         The open atlas.
     read
-        Gives the values of a table's spots, one row a spot, or None for a table without any.
+        Gives the values of a table's spots, one row per spot, or None for a table without any.
     slices
         Slices to show, in this order; all with values when not given.
 

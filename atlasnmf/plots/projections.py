@@ -104,7 +104,7 @@ def projections(
     panel_width: float = 1.8,
     axes: Any = None,
 ) -> np.ndarray:
-    """Draw patterns of a volume along its three axes: a row a pattern, a column a view.
+    """Draw patterns of a volume along its three axes: a row per pattern, a column per view.
 
     Parameters
     ----------

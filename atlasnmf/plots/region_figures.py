@@ -33,7 +33,7 @@ def region_bubbles(
     cmap: str = CONTINUOUS,
     axes: Axes | None = None,
 ) -> Axes:
-    """Draw how patterns agree with regions: a row a pattern, a column a region, size and colour the score.
+    """Draw how patterns agree with regions: a row per pattern, a column per region, size and colour by score.
 
     Parameters
     ----------

@@ -195,7 +195,7 @@ def _shared_out(total: int, shares: np.ndarray) -> np.ndarray:
 
 
 def annotated_grid(path: Path | str) -> PaintedGrid:
-    """Read a grid and its regions from an h5ad file with one row a voxel.
+    """Read a grid and its regions from an h5ad file with one row per voxel.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def annotated_grid(path: Path | str) -> PaintedGrid:
 
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"there is no file {path}; give an h5ad file with a row a voxel")
+        raise BadInput(f"there is no file {path}; give an h5ad file with a row per voxel")
     with H5Table(path) as table:
         try:
             obs, spatial = table.read("obs"), np.asarray(table.read("obsm", "spatial"))

@@ -1,4 +1,4 @@
-"""What has been done: one line a stage, with what it depended on."""
+"""What has been done: one line per stage, with what it depended on."""
 
 from __future__ import annotations
 

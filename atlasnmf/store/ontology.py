@@ -122,7 +122,7 @@ def read_ontology(path: Path | str) -> Ontology:
     Parameters
     ----------
     path
-        One row a region with columns for its number (``id``), its short name (``acronym``), optionally its
+        One row per region with columns for its number (``id``), its short name (``acronym``), optionally its
         ``name``, and its parent: the parent's number (``parent_structure_id``, ``parent_id``) or the numbers
         from the root down (``structure_id_path``, such as ``/997/8/567/``), as the Allen Institute has it.
 
@@ -158,7 +158,7 @@ def read_ontology(path: Path | str) -> Ontology:
     for what, values in (("id", numbers.tolist()), ("acronym", list(acronyms))):
         twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
         if twice is not None:
-            raise BadInput(f"{what} {twice!r} occurs twice in {path}; keep one row a region")
+            raise BadInput(f"{what} {twice!r} occurs twice in {path}; keep one row per region")
     return Ontology(numbers, acronyms, acronyms if name is None else tuple(frame[name]), parents)
 
 

@@ -87,7 +87,7 @@ def _already(what: str) -> BadOption:
 
 @dataclass(frozen=True)
 class _Rows:
-    """One array a spot, arriving in any order."""
+    """One array per spot, arriving in any order."""
 
     group: str
     key: str
@@ -165,7 +165,7 @@ class ResultWriter:
         group: str = "obsm",
         tables: Sequence[str] | None = None,
     ) -> None:
-        """Announce an array with a row a spot; its rows come by :meth:`put`, the others are NaN.
+        """Announce an array with a row per spot; its rows come by :meth:`put`, the others are NaN.
 
         Parameters
         ----------
@@ -225,7 +225,7 @@ class ResultWriter:
         *,
         tables: Sequence[str] | None = None,
     ) -> None:
-        """Write an array with a row a gene.
+        """Write an array with a row per gene.
 
         Parameters
         ----------
@@ -292,7 +292,7 @@ class ResultWriter:
         columns: Sequence[str] = (),
         values: Iterable[np.ndarray] | None = None,
     ) -> None:
-        """Write a new table, one row a record, without genes.
+        """Write a new table, one row per record, without genes.
 
         Parameters
         ----------

@@ -70,7 +70,7 @@ def open_volumes(
     spacing: tuple[float, ...] | None = None,
     unit: str | None = None,
 ) -> FileVolumes:
-    """Open one image a gene, or one file with all of them along a fourth axis; only headers are read.
+    """Open one image per gene, or one file with all of them along a fourth axis; only headers are read.
 
     Parameters
     ----------
@@ -128,9 +128,9 @@ def _sources(
         return [(image, index) for index in range(len(names))], [str(name) for name in names]
     for image in images:
         if image.image_axis is not None:
-            raise BadInput(f"{image.path} has several images; ingest it alone, or give one file a gene")
+            raise BadInput(f"{image.path} has several images; ingest it alone, or give one file per gene")
     if gene_names is not None and len(gene_names) != len(images):
-        raise BadInput(f"{len(gene_names)} gene names for {len(images)} images; give one an image")
+        raise BadInput(f"{len(gene_names)} gene names for {len(images)} images; give one per image")
     names = [stem_of(image.path) for image in images] if gene_names is None else [*map(str, gene_names)]
     return [(image, None) for image in images], names
 
@@ -141,7 +141,7 @@ def _settle_axis(image: ImageFile, n_names: int) -> None:
         n_images = len(image.names or ())
         if n_images != n_names:
             raise BadInput(
-                f"{n_names} gene names for the {n_images} arrays of {image.path}; give one an array"
+                f"{n_names} gene names for the {n_images} arrays of {image.path}; give one per array"
             )
         return
     assert image.image_axis is not None
@@ -242,9 +242,9 @@ def read_gene_names(path: Path | str) -> list[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"there is no file of gene names {path}; give one with a name a line")
+        raise BadInput(f"there is no file of gene names {path}; give one with a name per line")
     lines = path.read_text(encoding="utf-8").splitlines()
     names = [line.split("\t")[0].split(",")[0].strip() for line in lines if line.strip()]
     if not names:
-        raise BadInput(f"{path} has no gene names; write one a line")
+        raise BadInput(f"{path} has no gene names; write one per line")
     return names

@@ -209,7 +209,7 @@ class TableWriter:
         Parameters
         ----------
         obs, var
-            One row a spot and a gene, their index the names.
+            One row per spot and per gene, their index the names.
         obsm, varm, uns
             More to keep with the table.
 

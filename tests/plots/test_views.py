@@ -64,7 +64,7 @@ def test_one_layout_many_colours(clouds, monkeypatch):
     assert [len(c) for c in colours] == [2, 3]
     monkeypatch.setattr("atlasnmf.plots.embeddings._SHADE_ABOVE", 10)
     assert pl.embedding(clouds, color="domains", layout=layout).images
-    with pytest.raises(BadOption, match="one row a spot"):
+    with pytest.raises(BadOption, match="one row per spot"):
         pl.embedding(clouds, layout=layout[:4])
     with pytest.raises(BadInput, match="did you mean 'X_inspire'"):
         pl.embedding(clouds, "X_inspyre")

@@ -70,7 +70,7 @@ def log_likelihood(
     weights
         Factor weights of the rows, float32 or float64, shape (n, K), C order.
     loadings
-        Gene loadings, one row a gene, same dtype, shape (G, K), C order.
+        Gene loadings, one row per gene, same dtype, shape (G, K), C order.
     floor
         Added to every rate before the logarithm.
 

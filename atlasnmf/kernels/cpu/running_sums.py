@@ -130,7 +130,7 @@ def draw_positions(uniform: np.ndarray, n_genes: int) -> np.ndarray:
     Parameters
     ----------
     uniform
-        In [0, 1), one row a set, shape (n_sets, m), m at most ``n_genes``.
+        In [0, 1), one row per set, shape (n_sets, m), m at most ``n_genes``.
     n_genes
         Places.
 

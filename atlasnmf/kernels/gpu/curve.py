@@ -10,7 +10,7 @@ from atlasnmf.kernels.gpu._compile import BLOCK, launch
 
 __all__ = ["hilbert_keys"]
 
-#: A thread a cell. The bits are those of the CPU's unsigned words; arrays are passed as signed ones.
+#: A thread per cell. The bits are those of the CPU's unsigned words; arrays are passed as signed ones.
 SOURCE = r"""
 typedef unsigned long long word;
 

@@ -21,7 +21,7 @@ __all__ = [
     "radius_neighbours",
 ]
 
-#: One thread a row over the sorted cells of :mod:`atlasnmf.kernels._cells`.
+#: One thread per row over the sorted cells of :mod:`atlasnmf.kernels._cells`.
 SOURCE = r"""
 struct Grid {
     const long long *cells, *strides, *keys, *starts;

@@ -22,7 +22,7 @@ __all__ = [
 
 Parts = tuple[Any, Any, Any]
 
-#: One block a row: strided partial sums, then a tree. The same launch gives the same bits.
+#: One block per row: strided partial sums, then a tree. The same launch gives the same bits.
 SOURCE = r"""
 extern "C" __global__ void row_sums(
     const long long* indptr, const double* data, long long n_rows, double* sums)

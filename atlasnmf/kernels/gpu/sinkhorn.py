@@ -12,7 +12,7 @@ from atlasnmf.kernels.gpu._compile import BLOCK, launch
 
 __all__ = ["Potentials", "bin_mass", "plan_mass", "sinkhorn"]
 
-#: A thread a row, or a column of the transposed candidates: sums in a fixed order, no atomics. Logarithms all
+#: A thread per row, or column of the transposed candidates: sums in a fixed order, no atomics. Logarithms all
 #: through, for exponentials are cheap here.
 SOURCE = r"""
 extern "C" __global__ void log_update(

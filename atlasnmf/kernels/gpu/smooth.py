@@ -14,7 +14,7 @@ __all__ = ["smooth_dense", "smooth_dense_transposed", "smooth_rows"]
 #: Bytes of scratch rows: one of sums and one of marks for each block that is at work.
 _SCRATCH_BYTES = 1 << 28
 
-#: One block a row. Neighbours are added one after the other, in the order of the graph and thus with the
+#: One block per row. Neighbours are added one after the other, in the order of the graph and thus with the
 #: CPU's bits; the columns of one neighbour are all different, so its values need no atomic additions. A
 #: prefix sum over the marks puts the columns out in ascending order.
 SOURCE = r"""

@@ -91,7 +91,7 @@ class InspireNet(nn.Module):
 
     @property
     def loadings(self) -> Tensor:
-        """mu, one row a gene, columns sum to 1, shape (G, K)."""
+        """mu, one row per gene, columns sum to 1, shape (G, K)."""
         return torch.softmax(self.log_loadings, 0)
 
     def encode(self, inputs: Inputs, *, wide: bool = False) -> Tensor:

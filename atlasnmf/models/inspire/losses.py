@@ -52,7 +52,7 @@ def poisson_factorisation(
     factors
         beta, rows sum to 1, shape (n, K).
     loadings
-        mu, one row a gene, columns sum to 1, shape (G, K).
+        mu, one row per gene, columns sum to 1, shape (G, K).
     gamma
         Effect of the slice on each gene, shape (G,).
     mask

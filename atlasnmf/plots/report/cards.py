@@ -1,4 +1,4 @@
-"""One card a factor: its map, the genes that set it apart, what they are enriched in, where it lives."""
+"""One card per factor: its map, the genes that set it apart, what they are enriched in, where it lives."""
 
 from __future__ import annotations
 

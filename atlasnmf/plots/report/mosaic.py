@@ -1,4 +1,4 @@
-"""All slices in one small picture, drawn straight from sums over pixels: fast enough for a card a factor."""
+"""All slices in one small picture, drawn straight from sums over pixels: fast enough for every factor."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Mosaic:
         return length, max(round(length * self.pixels_per_unit), 2)
 
     def paint(self, means: np.ndarray, limit: float, *, start: float = 0.0) -> Picture:
-        """Draw one value a pixel.
+        """Draw one value per pixel.
 
         Parameters
         ----------
