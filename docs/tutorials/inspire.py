@@ -55,7 +55,7 @@ for name, row in (("INSPIRE", fit.quality), ("smoothed PCA", fit.quality["baseli
 #
 # ## Where factors are
 #
-# A row a factor, a column a slice; the colours of a row are shared, so slices can be compared.
+# One row per factor, one column per slice; the colours of a row are shared, so slices can be compared.
 
 # %%
 atlas = an.open_atlas("embryo.zarr")
@@ -109,7 +109,7 @@ assert match.mean > 0.75
 # %% [markdown]
 # ## A page to send around
 #
-# The report has all of this, a card a factor, on one page that opens anywhere.
+# The report has all of this, a card per factor, on one page that opens anywhere.
 
 # %%
 print(write_report("embryo.zarr", "report.html", unit="µm"))

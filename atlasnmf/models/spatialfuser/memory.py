@@ -10,7 +10,7 @@ from atlasnmf.tiles.plan import expected_halo
 
 __all__ = ["MEND", "fit_flops", "settle", "step_bytes"]
 
-MEND = "use fewer spots a step (--batch-spots)"
+MEND = "use fewer spots per step (--batch-spots)"
 #: Arrays of a layer's width that wait for the backward pass, its gradients included.
 _LAYER_ARRAYS = 9
 #: Arrays of the features: input, reconstruction, difference, gradient.
