@@ -183,6 +183,20 @@ def test_pixels_average_what_lies_in_them_and_the_commonest_group_wins():
     assert set(image[top + 2 : top + tall - 2, left + wide - third : left + wide - 2].ravel()) == {1}
 
 
+@pytest.mark.parametrize("n_known", [0, 900])
+def test_the_commonest_group_is_the_first_of_the_largest_sums(n_known):
+    rng = np.random.default_rng(2)
+    mosaic = mosaic_of([Tile("a", rng.uniform(0, 10, (900, 2)))], width=40)
+    codes = rng.integers(-1, 5, 900)
+    codes[n_known:] = -1
+    place = rng.permutation(900)
+    weights = mosaic.weights.toarray()[:, place]
+    sums = np.stack([weights[:, codes == group].sum(axis=1) for group in range(5)], axis=1)
+    where_none = np.where(weights.any(axis=1), -2, -1)
+    expected = np.where(sums.any(axis=1), sums.argmax(axis=1), where_none)
+    np.testing.assert_array_equal(commonest(mosaic, place, codes, 5), expected)
+
+
 def test_sparse_spots_fill_the_pixels_around_them():
     grid = np.stack(np.meshgrid(np.arange(6.0), np.arange(5.0)), axis=-1).reshape(-1, 2)
     mosaic = mosaic_of([Tile("a", grid)], width=150)

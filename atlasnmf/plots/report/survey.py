@@ -137,8 +137,15 @@ def commonest(mosaic: Mosaic, place: np.ndarray, codes: np.ndarray, n_groups: in
         (np.ones(len(known), np.float32), (known, codes[known])), shape=(len(codes), n_groups)
     )
     counts = (mosaic.weights[:, place] @ member).tocsr()
-    leading = np.asarray(counts.argmax(axis=1)).ravel()
-    empty = np.diff(counts.indptr) == 0
     covered = np.asarray(mosaic.weights.sum(axis=1)).ravel() > 0
-    leading[empty] = np.where(covered[empty], -2, -1)
+    leading = np.where(covered, -2, -1)
+    n_here = np.diff(counts.indptr)
+    filled = np.flatnonzero(n_here)
+    if not len(filled):
+        return leading
+    # argmax of a sparse matrix takes its rows one by one, and there is a row for every pixel
+    starts = counts.indptr[filled]
+    most = np.maximum.reduceat(counts.data, starts)
+    candidates = np.where(counts.data == np.repeat(most, n_here[filled]), counts.indices, n_groups)
+    leading[filled] = np.minimum.reduceat(candidates, starts)
     return leading
