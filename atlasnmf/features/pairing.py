@@ -146,19 +146,20 @@ def transformed(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def spacing(coarse: np.ndarray) -> float:
-    """Return the median distance of a spot to the nearest other one, in the unit of the positions.
+    """Return the median distance of a place with a spot to the nearest other one, in the positions' unit.
 
     Raises
     ------
     BadInput
-        There are fewer than two spots, or most lie at the same place.
+        All spots lie at one place.
     """
-    if len(coarse) < 2:
-        raise BadInput(f"a coarse slice of {len(coarse)} spots has no spacing; give --max-distance")
-    nearest = float(np.median(cKDTree(coarse).query(coarse, k=2)[0][:, 1]))
-    if not nearest > 0:
-        raise BadInput("most coarse spots lie at the same place; give --max-distance, or check the positions")
-    return nearest
+    places = np.unique(coarse, axis=0)
+    if len(places) < 2:
+        raise BadInput(
+            f"a slice of {len(coarse)} spots at one place has no spacing; give --max-distance, or check the "
+            "positions"
+        )
+    return float(np.median(cKDTree(places).query(places, k=2)[0][:, 1]))
 
 
 @dataclass(frozen=True)

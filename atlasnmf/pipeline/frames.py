@@ -279,7 +279,9 @@ class FramePreparation(Preparation):
                 }
             )
         self.working.put_vector("positions", np.concatenate(placed))
-        self.working.put_vector("spacing", np.array([spacing(part) for part in placed]))
+        # a lone spot takes the spacing of its partners
+        spacings = [spacing(part) if len(part) > 1 else 0.0 for part in placed]
+        self.working.put_vector("spacing", np.array(spacings))
         self.working.put_vector("trusted", np.array([move["trusted"] for move in moves]))
         return {"moves": moves, "notes": notes}
 

@@ -58,7 +58,8 @@ def coordinates_from(
         else "put positions there, such as adata.obsm['spatial'] = adata.obs[['x', 'y']].to_numpy()"
     )
     raise BadInput(
-        f"table {table.name!r} has no obsm[{spatial_key!r}] and annotates no shapes or points; {mend}"
+        f"table {table.name!r} has no obsm[{spatial_key!r}] and annotates no shapes or points; {mend}; "
+        "or leave the table out by --tables"
     )
 
 

@@ -54,8 +54,9 @@ def test_the_spacing_is_the_median_distance_to_the_next_spot():
     assert spacing(coarse) == pytest.approx(np.median(distances.min(1)))
     with pytest.raises(BadInput, match="--max-distance"):
         spacing(coarse[:1])
-    with pytest.raises(BadInput, match="same place"):
+    with pytest.raises(BadInput, match="at one place"):
         spacing(np.zeros((5, 2)))
+    assert spacing(np.concatenate([coarse, coarse, coarse])) == spacing(coarse)
 
 
 def test_affine_from_text():

@@ -129,7 +129,7 @@ def test_a_height_that_all_spots_share_changes_nothing(tmp_path: Path) -> None:
         np.testing.assert_allclose(one["spatialfuser_aligned"], other["spatialfuser_aligned"], atol=1e-9)
 
 
-@pytest.mark.parametrize("n_spots", [3, 9])
+@pytest.mark.parametrize("n_spots", [1, 9])
 def test_a_slice_too_small_to_be_laid_anywhere_is_matched_by_features(tmp_path: Path, n_spots: int) -> None:
     store = build(tmp_path, make_table(0), make_table(1, n_spots=n_spots))
     heard = Heard()

@@ -122,7 +122,8 @@ class Norm(nn.Module):
         if not self.training:
             mean, var = self.mean[graph.place], self.var[graph.place]
             return nn.functional.batch_norm(rows, mean, var, self.weight, self.bias, eps=self.EPS)
-        if graph.ranks is None and graph.rings[0] == len(rows):
+        # torch refuses a single row
+        if graph.ranks is None and graph.rings[0] == len(rows) > 1:
             return nn.functional.batch_norm(
                 rows, None, None, self.weight, self.bias, training=True, eps=self.EPS
             )
