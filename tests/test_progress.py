@@ -1,5 +1,6 @@
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,8 @@ from atlasnmf.progress import Bars, Lines, spelled
 
 def test_lines_say_rate_and_remaining_time(monkeypatch):
     clock = iter([0.0, 11.0, 30.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    # of this module alone: event loops of other threads ask the real one
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     out = io.StringIO()
     with Lines(out).stage("fit", 4000, "steps") as advance:
         advance(110)

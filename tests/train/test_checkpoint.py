@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -145,7 +147,7 @@ def test_unserialisable_scalars_are_a_bug(tmp_path):
 @pytest.mark.parametrize(("saving_s", "next_s"), [(0.5, 30), (4.0, 80)])
 def test_time_makes_a_save_due_and_large_states_are_saved_less_often(tmp_path, monkeypatch, saving_s, next_s):
     now = [0.0]
-    monkeypatch.setattr("atlasnmf.train.checkpoint.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("atlasnmf.train.checkpoint.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     class Slow(Plain):
         def pack(self, state):
