@@ -167,12 +167,14 @@ class Start(nn.Module):
     the weight that strong components have and giving all the same.
     """
 
-    RISE, POWER = 1.3, 0.5
+    RISE, POWER, LEAST = 1.3, 0.5, 1e-3
     spread: Tensor
     scale: Tensor
 
     def __init__(self, spread: Tensor) -> None:
         super().__init__()
+        # fewer spots or genes than components: the last ones are rounding, not to be blown up
+        spread = spread.clamp(min=self.LEAST * float(spread.max()))
         unit = spread / spread.mean()
         lead = spread >= self.RISE * spread[-1]
         lead[: min(4, len(lead))] = True

@@ -6,6 +6,7 @@ import scipy.sparse as sp
 import torch
 
 from atlasnmf.models.inspire.method import build
+from atlasnmf.models.inspire.networks import Start
 from atlasnmf.models.inspire.params import Params
 from atlasnmf.schema import AtlasFacts, Csr, SliceBatch
 from atlasnmf.seeds import rng_for
@@ -209,3 +210,15 @@ def test_bf16_products_cost_little_and_are_another_fit():
     assert losses["bf16"] != losses["float32"]
     # 7 bits of mantissa: products are off by 0.4 %, which mostly averages out
     assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.02)
+
+
+def test_components_that_are_rounding_are_not_blown_up():
+    ordinary = torch.linspace(5.0, 0.5, 10)
+    torch.testing.assert_close(Start(ordinary).spread, ordinary / ordinary.mean(), rtol=0, atol=0)
+    few_spots = torch.cat([ordinary, torch.full((6,), 1e-7)])
+    start = Start(few_spots)
+    scores = few_spots * torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    assert (1 / start.spread).max() < 1e3
+    assert start(scores).abs().max() < 20
+    assert start.scale[10:].count_nonzero() == 0
+    assert start.scale[:10].count_nonzero() == 10
