@@ -123,6 +123,9 @@ def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
             f"more than the budget of {format_bytes(limits.budget.total_bytes)}; "
             f"{models.mend(request.model) or 'lower --batch-spots'} or raise --memory-budget"
         )
+    n_ranks = _ranks(request)
+    if n_ranks > 1:
+        notes.append(f"{n_ranks} workers share a step; each holds {format_bytes(sizes.rank_bytes(n_ranks))}")
     free = shutil.disk_usage(_existing(atlas, request)).free
     if disk > free:
         notes.append("the disk is too small; name another place with --work-dir")
@@ -138,6 +141,14 @@ def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
         fit_s=flops / (0.5e9 * speed),
         notes=tuple(notes),
     )
+
+
+def _ranks(request: FitRequest) -> int:
+    """Return the workers that would share a step, as far as the options tell."""
+    if not models.shares_steps(request.model):
+        return 1
+    run = request.run
+    return (run.workers or 1) if run.train_workers is None else run.train_workers
 
 
 def _existing(atlas: Atlas, request: FitRequest) -> Path:

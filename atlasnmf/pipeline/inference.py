@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.budget import Budget
+from atlasnmf.budget import Budget, give_back
 from atlasnmf.errors import BadInput
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.placing import FitJob
@@ -31,7 +31,7 @@ __all__ = ["TILE_SPOTS", "InferTile", "inferred", "tiles_at_once"]
 #: 320 MB), and still large enough to keep a core busy. The same whoever works, and so are the bits.
 TILE_SPOTS = 2048
 
-#: The last model a worker was asked about, by its checkpoint's folder.
+#: The model a worker is asked about, by its checkpoint's folder, from its first tile to the last of all.
 _TRAINED: dict[Path, tuple[Any, Any, Any]] = {}
 _READING = Lock()
 
@@ -66,7 +66,12 @@ def inferred(
         for batch in loader.tiles(tiles):
             yield model.infer(state, batch)
     elif client is not None and client.status == "running" and task is not None:
-        yield from stream_tiles(task, tiles, client=client)
+        try:
+            yield from stream_tiles(task, tiles, client=client)
+        finally:
+            # workers outlive a fit, and the next one needs the room
+            if client.status == "running":
+                client.run(task.forget, on_error="ignore")
     else:
         said_of = partial(_said_of, model, state, loader.source, loader.hops)
         yield from stream_tiles(said_of, tiles, n_workers=at_once)
@@ -103,6 +108,12 @@ class InferTile:
         model, state, loader = self._trained()
         with operation_threads(self.job.request.run.threads):
             return _said_of(model, state, loader.stored, loader.hops, tile)
+
+    def forget(self) -> None:
+        """Have this process give back what it keeps for the next tile."""
+        with _READING:
+            if _TRAINED.pop(self.job.folder, None) is not None:
+                give_back()
 
     def _trained(self) -> tuple[Any, Any, Any]:
         with _READING:

@@ -157,6 +157,11 @@ class Sizes:
         reading = 0 if batch_spots else _READING_BYTES
         return int(computed + reading + _UNITS_READY * n_rows * self.row_bytes)
 
+    def rank_bytes(self, n_ranks: int) -> int:
+        """Return the memory of each of the workers that share a step, its interpreter included."""
+        step = self.step_bytes(self.batch_spots, n_ranks)
+        return INTERPRETER_BYTES + self.n_spots * VECTOR_BYTES + step
+
     def require(self, budget: Budget) -> None:
         """Refuse a budget that cannot hold a step; raises BadOption naming the mend."""
         held = self.n_spots * VECTOR_BYTES
@@ -188,8 +193,7 @@ class Sizes:
         together
             They divide the budget among themselves.
         """
-        step = self.step_bytes(self.batch_spots, n_ranks)
-        needed = INTERPRETER_BYTES + self.n_spots * VECTOR_BYTES + step
+        needed = self.rank_bytes(n_ranks)
         if needed > total_bytes:
             # rounded up, so that the size named is one that works
             smallest = -(-needed * (n_ranks if together else 1) // 10**8) * 10**8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,15 @@ from small_stores import build
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two slices with labels; never written into."""
     return build(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[object]:
+    """Two workers of this machine, for the tests of a file."""
+    from atlasnmf.reduce.cluster import processes
+
+    with processes(2) as started:
+        yield started
 
 
 @pytest.fixture

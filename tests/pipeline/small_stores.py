@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import scipy.sparse
 import zarr
 
 from atlasnmf import cli
+from atlasnmf.events import Silent
 from atlasnmf.store.ingest import ingest
 
 N_SPOTS, N_GENES, N_REGIONS = 220, 64, 3
@@ -151,3 +153,15 @@ class Stops:
 
     def warn(self, message: str) -> None:
         """Ignore the warning."""
+
+
+class StopAt(Silent):
+    """A listener that has this process interrupted when a step of training is told of."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def metrics(self, record: dict[str, float | int | str]) -> None:
+        """Stop at the step."""
+        if record["step"] == self.step:
+            signal.raise_signal(signal.SIGINT)

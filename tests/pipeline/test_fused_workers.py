@@ -11,6 +11,7 @@ import zarr
 from small_stores import StopAt, ok, refused, tree_hash
 
 from atlasnmf import models, pipeline
+from atlasnmf.budget import format_bytes
 from atlasnmf.errors import BadOption, Interrupted
 from atlasnmf.options import PrepareOptions, RunOptions
 from atlasnmf.pipeline import FitRequest
@@ -98,14 +99,28 @@ def test_interrupted_on_workers_and_resumed_ends_alike(client, clean, tmp_path, 
     same(store, whole)
 
 
-def test_long_range_on_workers_is_refused_before_any_work(client, clean) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("cluster", ["--scheduler", pytest.param("--workers", marks=pytest.mark.slow)])
+def test_long_range_on_workers_is_refused_before_any_work(client, clean, cluster) -> None:  # type: ignore[no-untyped-def]
+    """A rank has a part of every slice, and the spots alike far away are in the others' parts."""
     before = tree_hash(clean)
-    options = ["--alpha", "0.2", "--device", "cpu", "--scheduler", client.scheduler.address]
-    line = refused("fit", "spatialfuser", str(clean), *options)
+    where = client.scheduler.address if cluster == "--scheduler" else "2"
+    line = refused("fit", "spatialfuser", str(clean), "--alpha", "0.2", "--device", "cpu", cluster, where)
     assert "--alpha averages over whole slices" in line
     assert "--train-workers 0" in line
     assert tree_hash(clean) == before
     assert not Path(f"{clean}.atlasnmf").exists()
+
+
+@pytest.mark.slow
+def test_long_range_beside_workers_is_what_one_process_gives(client, clean, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """The mend that the refusal names: workers prepare, and the client trains."""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in PARAMS.items()]
+    options += ["--alpha", "0.2", "--device", "cpu"]
+    alone, beside = copy_of(clean, tmp_path / "alone"), copy_of(clean, tmp_path / "beside")
+    ok("fit", "spatialfuser", str(alone), *options)
+    scheduler = ["--scheduler", client.scheduler.address, "--train-workers", "0"]
+    ok("fit", "spatialfuser", str(beside), *options, *scheduler)
+    same(beside, alone)
 
 
 def test_workers_too_small_for_their_share_are_refused_before_any_work(client, clean) -> None:  # type: ignore[no-untyped-def]
@@ -113,3 +128,51 @@ def test_workers_too_small_for_their_share_are_refused_before_any_work(client, c
     with pytest.raises(BadOption, match=r"each of 2 workers needs .* fewer --workers or --memory-budget \d"):
         pipeline.fit(request_of(clean, workers=2, memory_budget="1.1GB"), client=client)
     assert not Path(f"{clean}.atlasnmf").exists()
+
+
+class Begun(Exception):
+    """A training would begin now."""
+
+
+@pytest.mark.parametrize(("where", "each"), [("workers", 1.5e9), ("scheduler", 3e9)])
+def test_a_rank_has_its_part_of_the_budget(client, clean, tmp_path, monkeypatch, where, each) -> None:  # type: ignore[no-untyped-def]
+    """``--workers`` divide what the command may hold; those of ``--scheduler`` may hold it each."""
+    from atlasnmf.events import SILENT
+    from atlasnmf.pipeline import fitting, placing
+
+    jobs, granted = [], []
+
+    def begin(client: object, job: placing.FitJob, *args: object) -> None:
+        jobs.append(job)
+        raise Begun
+
+    def loader(
+        copy: object, needs: object, request: object, limits: object, *args: object, **rank: int
+    ) -> None:
+        granted.append((limits.budget.total_bytes, rank))  # type: ignore[attr-defined]
+        raise Begun
+
+    monkeypatch.setattr(fitting, "train_on_workers", begin)
+    cluster = {"workers": 2} if where == "workers" else {"scheduler": client.scheduler.address}
+    request = request_of(copy_of(clean, tmp_path / "store"), memory_budget="3GB", **cluster)
+    with pytest.raises(Begun):
+        pipeline.fit(request, client=client)
+    monkeypatch.setattr(placing, "loader_for", loader)
+    with pytest.raises(Begun):
+        jobs[0].share(1, 2, "cpu", SILENT)
+    assert granted == [(each, {"rank": 1, "n_ranks": 2})]
+
+
+def test_a_plan_for_two_ranks_is_for_half_of_a_step(clean) -> None:  # type: ignore[no-untyped-def]
+    """What is kept of all spots is kept twice; what a step computes is divided."""
+    from atlasnmf.pipeline.sizes import VECTOR_BYTES, Sizes
+
+    atlas, request = open_atlas(str(clean)), request_of(clean)
+    sizes = Sizes.of(atlas, request)
+    alone, one, all_but_steps = (sizes.rank_bytes(n) for n in (1, 2, 10**9))
+    assert one < alone
+    assert all_but_steps > sizes.n_spots * VECTOR_BYTES
+    params = [f"--{name.replace('_', '-')}={value}" for name, value in (PARAMS | FORMS["tiles"]).items()]
+    said = ok("estimate", "spatialfuser", str(clean), *params, "--workers", "2", "--device", "cpu")
+    assert f"2 workers share a step; each holds {format_bytes(one)}" in said
+    assert "share a step" not in ok("estimate", "spatialfuser", str(clean), "--workers", "1")

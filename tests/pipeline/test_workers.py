@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_stores import build, fit_options, refused, results
+from small_stores import StopAt, fit_options, refused, results
 
 from atlasnmf import models, pipeline
 from atlasnmf.errors import BadOption, Interrupted
-from atlasnmf.events import Silent
 from atlasnmf.options import PrepareOptions, RunOptions
 from atlasnmf.pipeline import FitRequest
-from atlasnmf.reduce.cluster import processes
 from atlasnmf.store.atlas import open_atlas
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("clean"))
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[object]:
-    with processes(2) as started:
-        yield started
 
 
 def request_of(store: Path, encoder: str = "lgcn", **run: object) -> FitRequest:
@@ -63,6 +49,12 @@ def test_two_workers_give_what_one_process_gives(client, clean, tmp_path, encode
         np.testing.assert_array_equal(again[name], two[name], err_msg=name)
 
 
+def models_kept() -> int:
+    from atlasnmf.pipeline import inference
+
+    return len(inference._TRAINED)
+
+
 def test_spots_are_embedded_where_the_training_was(client, clean, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     store = Path(shutil.copytree(clean, tmp_path / "store.zarr"))
     request = request_of(store)
@@ -73,19 +65,16 @@ def test_spots_are_embedded_where_the_training_was(client, clean, tmp_path, monk
         raise AssertionError("this process was asked")
 
     monkeypatch.setattr(trained.model, "infer", not_here, raising=False)
-    there = [values for _, values in trained.embed()]
+    embedding = trained.embed()
+    there = [next(embedding)[1]]
+    assert max(client.run(models_kept).values()) == 1
+    there += [values for _, values in embedding]
+    # workers stay, and hold nothing of the fit that is over
+    assert set(client.run(models_kept).values()) == {0}
     assert len(here) == len(there) > 1
     for expected, values in zip(here, there, strict=True):
         for name, rows in expected.items():
             np.testing.assert_array_equal(values[name], rows, err_msg=name)
-
-
-class StopAt(Silent):
-    def metrics(self, record: dict[str, float | int | str]) -> None:
-        if record["step"] == 4:
-            import signal
-
-            signal.raise_signal(signal.SIGINT)
 
 
 def test_interrupted_on_workers_and_resumed_ends_alike(client, clean, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -93,7 +82,7 @@ def test_interrupted_on_workers_and_resumed_ends_alike(client, clean, tmp_path) 
     store = Path(shutil.copytree(clean, tmp_path / "store.zarr"))
     address = client.scheduler.address
     with pytest.raises(Interrupted) as stopped:
-        pipeline.fit(request_of(store, scheduler=address), events=StopAt())
+        pipeline.fit(request_of(store, scheduler=address), events=StopAt(4))
     assert stopped.value.resume_command == f"atlasnmf resume {store}"
     pipeline.resume(str(store))
     for name, value in results(store).items():
