@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "label_column", "refuse_few_slices"]
 
+#: Domains are sought in the number of the labels: more are names of spots, and take hours.
+_MOST_LABELS = 200
+
 
 def check(atlas: Atlas, request: FitRequest) -> None:
     """Refuse what can be refused without reading counts.
@@ -77,9 +80,15 @@ def _refuse_labels(atlas: Atlas, key: str) -> None:
             raise BadOption(
                 f"--labels: {no_such('obs column', key, table.obs_columns(), f'table {table.name!r}')}"
             )
-    labelled = label_codes(label_column(atlas, key))[0] >= 0
-    codes = atlas.slice_codes()
+    labels, names = label_codes(label_column(atlas, key))
+    labelled, codes = labels >= 0, atlas.slice_codes()
     if np.bincount(codes[labelled & (codes >= 0)], minlength=1).max() < MIN_LABELLED:
         raise BadOption(
             f"--labels {key}: no slice has {MIN_LABELLED} spots with a label; name another column"
+        )
+    n_used = len(np.unique(labels[labelled & (codes >= 0)]))
+    if not 2 <= n_used <= _MOST_LABELS:
+        raise BadOption(
+            f"--labels {key}: {n_used:,} different labels cannot be compared with domains; name a column of "
+            f"2 to {_MOST_LABELS} regions"
         )

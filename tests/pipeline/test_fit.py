@@ -229,6 +229,11 @@ def test_estimators_refuse_and_describe() -> None:
         an.Inspire().fit(both, device="tpu")
     with pytest.raises(BadOption, match="regoin"):
         an.Inspire().fit(both, labels="regoin")
+    both.tables[0].adata.obs["cell"] = [f"cell {i}" for i in range(both.n_spots)]
+    both.tables[0].adata.obs["organ"] = "brain"
+    for column, said in ("cell", f"{both.n_spots} different labels"), ("organ", "1 different labels"):
+        with pytest.raises(BadOption, match=f"--labels {column}: {said} .* 2 to 200"):
+            an.Inspire().fit(both, labels=column)
     with pytest.raises(BadOption, match="--learning-rate"):
         an.Inspire().fit(both, learning_rate=-1)
     assert "Inspire" in dir(an)
