@@ -245,7 +245,7 @@ def refuse_bad_counts(
         mend = "use --layer " + " or ".join(count_layers) + ", which holds whole numbers"
     kinds = (
         ("nonfinite", check.n_nonfinite, "NaN or infinite", "remove or repair these values"),
-        ("negative", check.n_negative, "negative", f"counts cannot be (fill in -1 that says missing): {mend}"),
+        ("negative", check.n_negative, "negative", f"no counts (fill in what -1 marks as missing): {mend}"),
         ("fractional", check.n_fractional if integer else 0, "not whole", f"raw counts are needed: {mend}"),
     )
     for kind, n_bad, adjective, advice in kinds:

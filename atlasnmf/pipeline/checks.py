@@ -80,7 +80,7 @@ def _refuse_labels(atlas: Atlas, key: str) -> None:
             raise BadOption(
                 f"--labels: {no_such('obs column', key, table.obs_columns(), f'table {table.name!r}')}"
             )
-    labels, names = label_codes(label_column(atlas, key))
+    labels, _ = label_codes(label_column(atlas, key))
     labelled, codes = labels >= 0, atlas.slice_codes()
     if np.bincount(codes[labelled & (codes >= 0)], minlength=1).max() < MIN_LABELLED:
         raise BadOption(
