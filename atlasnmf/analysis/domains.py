@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from atlasnmf.analysis.spots import RUN_SPOTS, stored_rows
+from atlasnmf.analysis.spots import stored_rows
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import rng_for, seed_for
 from atlasnmf.store.results import ResultWriter, refuse_existing
+from atlasnmf.store.runs import RUN_SPOTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,7 @@ __all__ = ["Method", "assign_domains", "domains"]
 
 Method = Literal["mixture", "leiden"]
 
-#: Leiden's graph of strings takes about 2 kB a spot.
+#: Leiden's graph of strings takes about 2 kB per spot.
 _LEIDEN_SAMPLE = 50_000
 
 

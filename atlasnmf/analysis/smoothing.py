@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atlasnmf.graph.build import slice_graph, slice_index
+from atlasnmf.store.runs import RUN_SPOTS
 
 if TYPE_CHECKING:
     from atlasnmf.analysis.spots import StoredRows
 
 __all__ = ["majority", "smoothed_domains"]
-
-_RUN_SPOTS = 65_536
 
 
 def majority(codes: np.ndarray, positions: np.ndarray, n_neighbors: int) -> np.ndarray:
@@ -43,8 +42,8 @@ def majority(codes: np.ndarray, positions: np.ndarray, n_neighbors: int) -> np.n
     if len(codes) < 2 or n_codes == 0:
         return out
     index = slice_index(positions, n_neighbors=n_neighbors)
-    for start in range(0, len(codes), _RUN_SPOTS):
-        stop = min(start + _RUN_SPOTS, len(codes))
+    for start in range(0, len(codes), RUN_SPOTS):
+        stop = min(start + RUN_SPOTS, len(codes))
         graph = slice_graph(positions, n_neighbors=n_neighbors, start=start, stop=stop, index=index)
         owner = np.repeat(np.arange(stop - start), np.diff(graph.indptr))
         voted = codes[graph.indices]

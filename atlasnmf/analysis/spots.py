@@ -13,13 +13,13 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.seeds import rng_for
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
+from atlasnmf.store.runs import obsm_runs
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.tables import TableHandle
 
 __all__ = [
-    "RUN_SPOTS",
     "SpotLabels",
     "StoredRows",
     "slice_numbers",
@@ -29,9 +29,6 @@ __all__ = [
     "tables_with",
     "which_fit",
 ]
-
-#: Spots of a run.
-RUN_SPOTS = 65_536
 
 
 @dataclass(frozen=True)
@@ -72,15 +69,10 @@ class StoredRows:
         """Slice of each spot, int32, shape (n,): positions in ``atlas.slices``."""
         return self.atlas.slice_codes()[self.spots]
 
-    def runs(self, n_rows: int = RUN_SPOTS) -> Iterator[tuple[slice, np.ndarray]]:
+    def runs(self, n_rows: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield which spots a run has and their rows, float32."""
-        first = 0
-        for table in self.tables:
-            for start in range(0, table.n_spots, n_rows):
-                stop = min(start + n_rows, table.n_spots)
-                rows = np.asarray(table.obsm_rows(self.key, start, stop), np.float32)
-                yield slice(first + start, first + stop), rows
-            first += table.n_spots
+        for start, rows in obsm_runs(self.tables, self.key, n_rows):
+            yield slice(start, start + len(rows)), np.asarray(rows, np.float32)
 
     def take(self, wanted: np.ndarray) -> np.ndarray:
         """Return the rows of some spots, ascending, float32; reads everything once."""

@@ -12,6 +12,7 @@ from atlasnmf.plots.colourings import colouring_of
 from atlasnmf.plots.style import MISSING, category_colours, styled
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
+from atlasnmf.store.runs import obsm_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas, AtlasLike
 
 __all__ = ["proportions"]
-
-_BLOCK_ROWS = 65_536
 
 
 def proportions(
@@ -111,10 +110,8 @@ def _of_shares(atlas: Atlas, key: str, stages: np.ndarray, n_stages: int) -> tup
     for table, first in zip(atlas.tables, atlas.table_offsets, strict=False):
         if key not in table.keys("obsm"):
             continue
-        for start in range(0, table.n_spots, _BLOCK_ROWS):
-            rows = np.asarray(
-                table.obsm_rows(key, start, min(start + _BLOCK_ROWS, table.n_spots)), np.float64
-            )
+        for start, stored in obsm_runs([table], key):
+            rows = np.asarray(stored, np.float64)
             own = stages[first + start : first + start + len(rows)]
             known = np.isfinite(rows).all(axis=1) & (own >= 0)
             sums = np.zeros((n_stages, rows.shape[1])) if sums is None else sums

@@ -14,6 +14,7 @@ from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
 from atlasnmf.seeds import rng_for, seed_for
 from atlasnmf.store.atlas import opened
+from atlasnmf.store.runs import obsm_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,8 +169,7 @@ def _rows_with(atlas: Atlas, key: str) -> np.ndarray:
     found = []
     for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
         if key in table.keys("obsm"):
-            for first in range(0, table.n_spots, _BLOCK_ROWS):
-                block = table.obsm_rows(key, first, min(first + _BLOCK_ROWS, table.n_spots))
+            for first, block in obsm_runs([table], key):
                 found.append(start + first + np.flatnonzero(np.isfinite(block).all(axis=1)))
     if not found:
         known = sorted({name for table in atlas.tables for name in table.keys("obsm")})

@@ -14,6 +14,7 @@ from atlasnmf.plots.stored import count_blocks, no_result, unit_of
 from atlasnmf.plots.style import CONTINUOUS, styled
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
+from atlasnmf.store.runs import obsm_runs
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas, AtlasLike
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["genes"]
 
-_BLOCK_ROWS = 65_536
 #: Counts are drawn for so many counts of a spot, as logarithms.
 _TARGET = 1e4
 _PARTS = (("_factors", "_loadings"), ("_patterns", "_coefficients"), ("_proportions", "_loadings"))
@@ -170,8 +170,7 @@ def _product(table: TableHandle, spots: str, weights: str, wanted: Sequence[str]
         if gene in place:
             chosen[at] = loadings[place[gene]]
     out = np.empty((table.n_spots, len(wanted)), np.float32)
-    for start in range(0, table.n_spots, _BLOCK_ROWS):
-        rows = table.obsm_rows(spots, start, min(start + _BLOCK_ROWS, table.n_spots))
+    for start, rows in obsm_runs([table], spots):
         out[start : start + len(rows)] = np.asarray(rows, np.float64) @ chosen.T
     return out
 

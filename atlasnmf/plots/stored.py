@@ -10,6 +10,7 @@ import numpy as np
 from atlasnmf.errors import BadInput
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
+from atlasnmf.store.runs import RUN_SPOTS
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["coefficients_of", "count_blocks", "factor_key", "no_result", "record_of", "unit_of"]
 
-_BLOCK_ROWS = 65_536
 #: What results are called when a fit is told no other name.
 _RESULTS = ("inspire", "stanmf", "siid", "spatialfuser")
 #: What models call their factors, and what genes weigh in them, after the key of the result.
@@ -96,8 +96,8 @@ def count_blocks(table: TableHandle, genes: Sequence[str]) -> Iterator[tuple[sli
     """
     place = {str(gene): at for at, gene in enumerate(table.var_names())}
     columns = [(at, place[gene]) for at, gene in enumerate(genes) if gene in place]
-    for start in range(0, table.n_spots if columns else 0, _BLOCK_ROWS):
-        rows = table.counts.read(start, min(start + _BLOCK_ROWS, table.n_spots))
+    for start in range(0, table.n_spots if columns else 0, RUN_SPOTS):
+        rows = table.counts.read(start, min(start + RUN_SPOTS, table.n_spots))
         owner = np.repeat(np.arange(rows.n_rows), np.diff(rows.indptr))
         counts = np.full((rows.n_rows, len(genes)), np.nan)
         for at, column in columns:

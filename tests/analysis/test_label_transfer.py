@@ -70,8 +70,7 @@ def test_no_spot_votes_on_itself():
 
 def test_chunks_change_nothing(small, monkeypatch):
     whole = tl.label_transfer(str(small), "region", key_added="whole")
-    monkeypatch.setattr("atlasnmf.analysis.spots.RUN_SPOTS", 64)
-    monkeypatch.setattr("atlasnmf.analysis.spots.StoredRows.runs.__defaults__", (64,))
+    monkeypatch.setattr("atlasnmf.store.runs.RUN_SPOTS", 64)
     parts = tl.label_transfer(str(small), "region", key_added="parts")
     np.testing.assert_array_equal(whole.labels.codes, parts.labels.codes)
     assert whole.held_out_accuracy == parts.held_out_accuracy

@@ -12,7 +12,7 @@ from atlasnmf.metrics import adjusted_rand
 
 
 def test_the_commonest_among_the_nearest_wins(monkeypatch):
-    monkeypatch.setattr("atlasnmf.analysis.smoothing._RUN_SPOTS", 37)
+    monkeypatch.setattr("atlasnmf.analysis.smoothing.RUN_SPOTS", 37)
     rng = np.random.default_rng(0)
     positions, codes = rng.uniform(size=(150, 2)), rng.integers(-1, 4, 150).astype(np.int32)
     found = majority(codes, positions, 6)

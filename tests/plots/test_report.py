@@ -137,12 +137,10 @@ def test_means_by_slice_and_domain_are_those_of_the_spots(tmp_path):
 
 
 def test_a_pass_in_blocks_is_the_plain_mean_over_pixels(tmp_path, monkeypatch):
-    from atlasnmf.plots.report import survey as module
-
     path = tmp_path / "atlas.zarr"
     shares = a_store(path, n=(5000, 3000))
     atlas = open_atlas(str(path))
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 700)
+    monkeypatch.setattr("atlasnmf.store.runs.RUN_SPOTS", 700)
     scene = scene_of(atlas, list(atlas.tables), unit="", width=120)
     found = survey(atlas.tables, "inspire_factors", scene.mosaic, scene.place, [scene.slices])
     weights = np.asarray(scene.mosaic.weights.todense())[:, scene.place]

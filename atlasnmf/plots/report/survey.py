@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from atlasnmf.plots.report.mosaic import Mosaic
+from atlasnmf.store.runs import obsm_runs
 
 if TYPE_CHECKING:
     from atlasnmf.store.tables import TableHandle
 
 __all__ = ["Groups", "Survey", "survey"]
-
-_BLOCK_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,6 @@ class Survey:
         return len(self.overall)
 
 
-def blocks(tables: Sequence[TableHandle], key: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the first spot of every run of rows, counted over the tables, and the rows."""
-    start = 0
-    for table in tables:
-        for first in range(0, table.n_spots, _BLOCK_ROWS):
-            rows = table.obsm_rows(key, first, min(first + _BLOCK_ROWS, table.n_spots))
-            yield start + first, np.asarray(rows, np.float32)
-        start += table.n_spots
-
-
 def survey(
     tables: Sequence[TableHandle], key: str, mosaic: Mosaic, place: np.ndarray, groups: Sequence[Groups] = ()
 ) -> Survey:
@@ -95,7 +84,8 @@ def survey(
     by_group: dict[str, np.ndarray] = {}
     sizes = {group.title: np.zeros(len(group.names)) for group in groups}
     n_spots = n_known = 0
-    for start, rows in blocks(tables, key):
+    for start, stored in obsm_runs(tables, key):
+        rows: np.ndarray = np.asarray(stored, np.float32)
         stop = start + len(rows)
         known = np.isfinite(rows).all(axis=1)
         rows = np.where(known[:, None], rows, np.float32(0))
