@@ -98,7 +98,7 @@ def marker_auc(
 
     Notes
     -----
-    The values of the markers alone are held, 4 bytes a spot and gene.
+    The values of the markers alone are held, 4 bytes per spot and gene.
 
     Examples
     --------

@@ -32,7 +32,7 @@ def slice_index(
     Returns
     -------
     index
-        About 50 bytes a spot on the device.
+        About 50 bytes per spot on the device.
     """
     neighbours = kernel("neighbours", device)
     if _by_radius(radius, n_neighbors):

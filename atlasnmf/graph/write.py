@@ -96,7 +96,7 @@ def write_graph(
 
     Notes
     -----
-    Holds one slice's positions and index (some 70 bytes a spot); with ``n_neighbors`` also its edges.
+    Holds one slice's positions and index (some 70 bytes per spot); with ``n_neighbors`` also its edges.
     """
     missing = target.missing()
     for number, (start, stop) in enumerate(pairwise(offsets.tolist())):

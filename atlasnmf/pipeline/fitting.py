@@ -256,7 +256,7 @@ def reopen(atlas: Atlas, request: FitRequest, *, events: Events = SILENT) -> Fit
         prepared = preparation_for(needs)(
             atlas, working, needs, request.prepare, request.run, events=events
         ).run()
-        if not (_folder(prepared, request)).is_dir():
+        if not _folder(prepared, request).is_dir():
             raise BadInput(
                 f"the trained {request.model} of {atlas.name} is no longer in {working.path}; fit it again"
             )

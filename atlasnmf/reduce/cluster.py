@@ -128,7 +128,7 @@ def processes(n_workers: int, *, events: Events = SILENT) -> Iterator[Client]:
     -----
     Scheduler, workers and dashboard listen on the loopback address alone. A worker that dies is started anew
     by its nanny. Dask's own memory limits are off: what a worker may hold is in the options of the job.
-    About three seconds, and 150 MB a worker before it works.
+    About three seconds, and 150 MB per worker before it works.
     """
     import dask
     from distributed import Client, LocalCluster

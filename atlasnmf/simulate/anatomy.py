@@ -156,7 +156,7 @@ def body_positions(
 
     Notes
     -----
-    About 100 bytes a spot, the only thing in the simulation that grows with a slice.
+    About 100 bytes per spot, the only thing in the simulation that grows with a slice.
     """
     turn = np.linspace(0, 2 * np.pi, 720, endpoint=False)
     reach = outline_reach(section.outline, turn)

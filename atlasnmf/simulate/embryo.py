@@ -181,7 +181,7 @@ def slice_blocks(embryo: Embryo, slice_index: int, *, block_spots: int = 8_192) 
     -----
     Counts are gamma-Poisson: a gamma-distributed depth a spot, Poisson totals, molecules spread over genes
     by the spot's mixture of the slice's programmes. O(molecules), and ``8 * depth * block_spots`` bytes
-    beside about 100 bytes a spot of the slice.
+    beside about 100 bytes per spot of the slice.
 
     Examples
     --------
@@ -251,7 +251,7 @@ def simulate_embryo(
     Notes
     -----
     Counts go to disk block by block, so that memory does not depend on their number; names and domains of one
-    slice at a time are held, about 250 bytes a spot.
+    slice at a time are held, about 250 bytes per spot.
 
     Examples
     --------

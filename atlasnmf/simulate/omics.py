@@ -425,7 +425,7 @@ def simulate_omics(
     Notes
     -----
     The two slices hold different spots of the same tissue, each with its own noise around its place's mean,
-    as neighbouring sections do. O(molecules); about 400 bytes a spot beside a block of counts.
+    as neighbouring sections do. O(molecules); about 400 bytes per spot beside a block of counts.
 
     Examples
     --------

@@ -78,7 +78,7 @@ def test_own_axes_are_drawn_on(an_atlas):
     _, given = plt.subplots(1, 2)
     assert plots.factors(an_atlas(), factors=[1], axes=given).ravel().tolist() == given.tolist()
     assert plots.domains(an_atlas(), axes=given).tolist() == given.tolist()
-    with pytest.raises(BadOption, match="one a panel"):
+    with pytest.raises(BadOption, match="one per panel"):
         plots.factors(an_atlas(), axes=given)
 
 

@@ -106,7 +106,7 @@ def smooth_rows(
 ) -> tuple[Any, Any, Any]:
     """Multiply a sparse graph with sparse rows; see the CPU twin.
 
-    Scratch: 5 bytes a gene for each block at work, at most 256 MB.
+    Scratch: 5 bytes per gene for each block at work, at most 256 MB.
     """
     import cupy as cp
 

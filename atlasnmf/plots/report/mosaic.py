@@ -171,7 +171,7 @@ def mosaic_of(
 
     Notes
     -----
-    16 bytes a spot are kept. Where spots are sparse a pixel takes the nearest one within 0.8 of their pitch.
+    16 bytes per spot are kept. Where spots are sparse a pixel takes the nearest within 0.8 of their pitch.
     """
     import scipy.sparse
 

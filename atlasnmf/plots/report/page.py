@@ -61,7 +61,7 @@ def write_report(
     Notes
     -----
     Factors are read once, in runs of 65,536 spots, and summed over the pixels of their maps; beside that,
-    positions, slices and groups are held, some 60 bytes a spot. Maps are smaller where there are many
+    positions, slices and groups are held, some 60 bytes per spot. Maps are smaller where there are many
     factors, so the page stays under 15 MB.
 
     Examples
