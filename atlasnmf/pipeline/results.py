@@ -195,13 +195,18 @@ def _quality(fit: Fit, embedding: np.ndarray) -> dict[str, Any]:
     working = fit.prepared.working
     order = working.vector("order")
     labels = label_column(fit.atlas, str(fit.request.run.labels))
-    return quality_beside_baseline(
+    found = quality_beside_baseline(
         embedding,
         smoothed_scores(working),
         labels[order],
         fit.atlas.slice_codes()[order],
         random_state=fit.request.run.seed,
     )
+    names = [info.name for info in fit.atlas.slices]
+    for rows in (found["slices"], found["baseline"]["slices"]):
+        for row in rows:
+            row["slice"] = names[int(row["slice"])]
+    return found
 
 
 def provenance(fit: Fit) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def test_fit_json_is_one_object_with_quality_beside_the_baseline(copy: Copy) -> 
         assert -1 <= quality["ari"] <= 1
         assert 0 <= quality["nmi"] <= 1
         assert -1 <= quality["asw"] <= 1
+        assert [row["slice"] for row in quality["slices"]] == ["slice_0", "slice_1"]
     assert record["peak_bytes"] > 100e6
 
 
