@@ -105,9 +105,9 @@ class InferTile:
 
     def __call__(self, tile: Tile) -> dict[str, np.ndarray]:
         """Return arrays of one row a spot of the tile, by the names of the results."""
-        model, state, loader = self._trained()
+        model, state, rows = self._trained()
         with operation_threads(self.job.request.run.threads):
-            return _said_of(model, state, loader.stored, loader.hops, tile)
+            return _said_of(model, state, rows, self.job.needs.halo, tile)
 
     def forget(self) -> None:
         """Have this process give back what it keeps for the next tile."""
@@ -119,10 +119,10 @@ class InferTile:
         with _READING:
             if self.job.folder not in _TRAINED:
                 run = self.job.request.run
-                model, loader = self.job.opened(Limits(Budget.of(None), 1, run.threads, run.device).device)
+                model = self.job.model(Limits(Budget.of(None), 1, run.threads, run.device).device)
                 restored = self.job.checkpoint().restore(model.method)
                 if restored is None:
                     raise BadInput(f"there is no checkpoint in {self.job.folder}; fit again")
                 _TRAINED.clear()
-                _TRAINED[self.job.folder] = model, restored[0], loader
+                _TRAINED[self.job.folder] = model, restored[0], self.job.rows()
             return _TRAINED[self.job.folder]

@@ -18,7 +18,22 @@ if TYPE_CHECKING:
     from atlasnmf.batches.sources import SpotSource
     from atlasnmf.store.working import WorkingCopy
 
-__all__ = ["loader_for"]
+__all__ = ["loader_for", "stored_rows"]
+
+
+def stored_rows(working: WorkingCopy, needs: Needs) -> SpotSource:
+    """Open the features of an atlas where they lie; nothing is read."""
+    from atlasnmf.batches.sources import SpotSource
+
+    return SpotSource(
+        offsets=working.vector("offsets"),
+        counts=working.csr("counts"),
+        totals=working.vector("totals"),
+        scores=working.dense("scores") if needs.n_components else None,
+        smoothed=tuple(working.csr(f"smoothed_{hop}") for hop in range(1, needs.hops + 1)),
+        graph=working.csr("graph") if needs.halo else None,
+        degrees=working.vector("degrees") if needs.halo else None,
+    )
 
 
 def loader_for(
@@ -34,19 +49,10 @@ def loader_for(
     """Open the features of an atlas as batches, or a rank's share of them: shuffled blocks, or tiles."""
     from atlasnmf.batches.loader import Loader
     from atlasnmf.batches.samplers import BlockSampler, TileSampler
-    from atlasnmf.batches.sources import SpotSource
 
-    offsets = working.vector("offsets")
     params: Any = request.params
-    source = SpotSource(
-        offsets=offsets,
-        counts=working.csr("counts"),
-        totals=working.vector("totals"),
-        scores=working.dense("scores") if needs.n_components else None,
-        smoothed=tuple(working.csr(f"smoothed_{hop}") for hop in range(1, needs.hops + 1)),
-        graph=working.csr("graph") if needs.halo else None,
-        degrees=working.vector("degrees") if needs.halo else None,
-    )
+    source = stored_rows(working, needs)
+    offsets = source.offsets
     sampler: BlockSampler | TileSampler
     if needs.passes:
         sampler = TileSampler(plan_tiles(offsets, tile_spots(int(offsets[-1]))), seed=request.run.seed)

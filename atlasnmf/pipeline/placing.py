@@ -15,7 +15,7 @@ from atlasnmf.errors import BadOption
 from atlasnmf.events import SILENT, Events
 from atlasnmf.kernels import dispatch
 from atlasnmf.pipeline.limits import Limits
-from atlasnmf.pipeline.loading import loader_for
+from atlasnmf.pipeline.loading import loader_for, stored_rows
 from atlasnmf.pipeline.request import FitRequest
 from atlasnmf.pipeline.sizes import Sizes
 from atlasnmf.schema import AtlasFacts, Needs
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
     from atlasnmf.batches.loader import Loader
+    from atlasnmf.batches.sources import SpotSource
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.train.ranks.seat import Outcome
 
@@ -132,19 +133,27 @@ class FitJob:
             return None
         return f"it does not see {self.path}; mount it there under the same path, or name another --work-dir"
 
-    def opened(
-        self, device: str, events: Events = SILENT, *, rank: int = 0, n_ranks: int = 1
-    ) -> tuple[Any, Loader]:
-        """Open, on a worker, the model and its rows, or a rank's share of them."""
+    def model(self, device: str) -> Any:
+        """Build the model."""
+        return models.build(
+            self.request.model, self.request.params, self.facts, device, self.request.run.seed
+        )
+
+    def rows(self) -> SpotSource:
+        """Open all rows where they lie."""
         from atlasnmf.store.working import WorkingCopy
 
-        request, run = self.request, self.request.run
+        return stored_rows(WorkingCopy(self.path), self.needs)
+
+    def loader(self, device: str, events: Events, *, rank: int, n_ranks: int) -> Loader:
+        """Open a rank's share of the rows as batches, in the memory of a worker."""
+        from atlasnmf.store.working import WorkingCopy
+
         total = self.budget_bytes or Budget.of(None).total_bytes // self.n_beside
-        limits = Limits(Budget(total), 1, run.threads, device)
-        loader = loader_for(
-            WorkingCopy(self.path), self.needs, request, limits, events, rank=rank, n_ranks=n_ranks
+        limits = Limits(Budget(total), 1, self.request.run.threads, device)
+        return loader_for(
+            WorkingCopy(self.path), self.needs, self.request, limits, events, rank=rank, n_ranks=n_ranks
         )
-        return models.build(request.model, request.params, self.facts, device, run.seed), loader
 
     def checkpoint(self, events: Events = SILENT) -> Checkpoint:
         """Return where the training keeps its state."""
@@ -153,10 +162,10 @@ class FitJob:
     def share(self, rank: int, n_ranks: int, device: str, events: Events) -> Share:
         """Open what one rank trains with."""
         run = self.request.run
-        model, loader = self.opened(device, events, rank=rank, n_ranks=n_ranks)
+        loader = self.loader(device, events, rank=rank, n_ranks=n_ranks)
         history = History(self.folder / "metrics.jsonl", events=events, writes=rank == 0)
         return Share(
-            method=model.method,
+            method=self.model(device).method,
             units=loader,
             sample=lambda: loader.sample(sample_spots(self.facts.n_slices), run.seed),
             checkpoint=self.checkpoint(events),

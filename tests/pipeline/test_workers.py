@@ -11,10 +11,13 @@ import pytest
 from small_stores import StopAt, fit_options, refused, results
 
 from atlasnmf import models, pipeline
+from atlasnmf.budget import INTERPRETER_BYTES
 from atlasnmf.errors import BadOption, Interrupted
 from atlasnmf.options import PrepareOptions, RunOptions
 from atlasnmf.pipeline import FitRequest
+from atlasnmf.pipeline.inference import TILE_SPOTS, InferTile
 from atlasnmf.store.atlas import open_atlas
+from atlasnmf.tiles.plan import plan_tiles
 
 
 def request_of(store: Path, encoder: str = "lgcn", **run: object) -> FitRequest:
@@ -71,6 +74,12 @@ def test_spots_are_embedded_where_the_training_was(client, clean, tmp_path, monk
     there += [values for _, values in embedding]
     # workers stay, and hold nothing of the fit that is over
     assert set(client.run(models_kept).values()) == {0}
+    # a tile is small: it needs no room for the batches of a step, which ranks have divided
+    task = InferTile(replace(trained._shared[1].job, budget_bytes=INTERPRETER_BYTES + 1))
+    (tile,) = [tile for tile in plan_tiles(np.array([0, 220, 440]), TILE_SPOTS) if tile.start == 0]
+    for name, rows in task(tile).items():
+        np.testing.assert_array_equal(rows, here[0][name], err_msg=name)
+    task.forget()
     assert len(here) == len(there) > 1
     for expected, values in zip(here, there, strict=True):
         for name, rows in expected.items():
