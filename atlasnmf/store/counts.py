@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -223,7 +224,15 @@ def dense_rows(block: np.ndarray) -> Csr:
     indptr = np.zeros(len(block) + 1, dtype=np.int64)
     np.cumsum(np.count_nonzero(filled, axis=1), out=indptr[1:])
     columns = np.nonzero(filled)[1].astype(np.int32)
-    return Csr(indptr, columns, block[filled], block.shape[1])
+    return Csr(indptr, columns, _computable(block[filled]), block.shape[1])
+
+
+def _computable(values: np.ndarray) -> np.ndarray:
+    """Return values in a type that kernels know: halves and long doubles, and other machines' byte order."""
+    dtype = values.dtype
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return values.astype(np.float32 if dtype.itemsize < 4 else np.float64)
+    return values.astype(dtype.newbyteorder("=")) if not dtype.isnative else values
 
 
 def in_order(rows: Csr, where: str) -> Csr:
@@ -236,6 +245,7 @@ def in_order(rows: Csr, where: str) -> Csr:
     """
     from atlasnmf.kernels.cpu.rows import check_rows
 
+    rows = replace(rows, data=_computable(rows.data), indices=_computable(rows.indices))
     n_outside, n_disordered = check_rows(rows.indptr, rows.indices, rows.n_cols)
     if n_outside:
         raise BadInput(

@@ -3,10 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import zarr
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.atlas import open_atlas
+from atlasnmf.store.ingest import ingest
 
 
 def test_visium_positions_come_from_obsm_or_a_named_system(stores):
@@ -123,6 +125,35 @@ def test_counts_are_read_by_rows(stores, new_table, as_array, layout):
     assert (counts.n_rows, counts.n_cols) == expected.shape
     for start, stop in ((0, 23), (3, 4), (4, 17), (5, 5), (20, 23)):
         np.testing.assert_array_equal(counts.read(start, stop).to_scipy().toarray(), expected[start:stop])
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [
+        ("dense", "float16"),
+        ("dense", ">f4"),
+        ("dense", ">i8"),
+        ("dense", "longdouble"),
+        ("csr", "longdouble"),
+    ],
+)
+def test_types_that_kernels_do_not_know_are_widened(tmp_path, new_table, as_array, dtype, layout):
+    table = new_table(23)
+    expected = as_array(table)
+    if layout == "dense":
+        table.X = expected.astype(dtype)
+    else:
+        table.X = scipy.sparse.csr_matrix(table.X)
+        table.X.data = table.X.data.astype(dtype)
+    atlases = [open_atlas(table)]
+    if dtype != "longdouble":  # h5ad files have none
+        table.write_h5ad(tmp_path / "a.h5ad")
+        atlases.append(open_atlas(ingest([tmp_path / "a.h5ad"], tmp_path / "a.zarr")))
+    for atlas in atlases:
+        found = atlas.tables[0].counts.read(0, 23)
+        assert found.data.dtype.isnative
+        assert found.data.dtype.itemsize in (4, 8)
+        np.testing.assert_array_equal(found.to_scipy().toarray(), expected)
 
 
 def test_unsorted_columns_are_sorted_and_columns_outside_are_refused(stores, new_table, as_array):
