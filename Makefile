@@ -18,7 +18,7 @@ DEMO_STORE  := demo/embryo.zarr
 DEMO_REPORT := demo/report.html
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs bench clean
+.PHONY: help env demo test slow lint docs real check bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -43,6 +43,9 @@ demo: env ## simulate a small embryo atlas and fit INSPIRE on it, end to end
 test: env ## run the test suite
 	$(SERIAL) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
+slow: env ## run the tests that take minutes
+	$(SERIAL) $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
 lint: env ## style, types and the import floor plan
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,6 +55,11 @@ lint: env ## style, types and the import floor plan
 docs: env ## build the documentation, warnings as errors
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs: $(CURDIR)/docs/_build/html/index.html"
+
+real: env ## fit every model on real slices, where the data sets are at hand
+	.ci/real_data
+
+check: slow test lint docs demo real ## everything that has to pass before a change lands
 
 bench: env ## run the small benchmarks once (asv suites, current commit)
 	cd benchmarks && $(CURDIR)/$(BIN)/asv machine --yes >/dev/null && \
