@@ -21,8 +21,8 @@ from atlasnmf import models
 PROGRAM = str(Path(sys.executable).with_name("atlasnmf"))
 #: A run takes some ten seconds; one that hangs fails.
 TIMEOUT_S = 300
-#: Kills of a model in the slow tests; ``ATLASNMF_KILLS=10`` for a longer trial.
-N_KILLS = int(os.environ.get("ATLASNMF_KILLS", "4"))
+#: Kills of a model; ``ATLASNMF_KILLS=10`` for a longer trial.
+N_KILLS = int(os.environ.get("ATLASNMF_KILLS", "2"))
 FITS = {
     "inspire": ["--n-factors", "6", "--steps", "60", "--seed", "3", "--checkpoint-every", "10"],
     "stanmf": ["--ranks", "3-6", "--replicates", "3", "--max-iterations", "60", "--checkpoint-every", "40"],
@@ -128,12 +128,6 @@ def kill_and_resume(undisturbed: Undisturbed, trial: int, n_trials: int) -> None
     shutil.rmtree(f"{store}.atlasnmf", ignore_errors=True)
 
 
-@pytest.mark.parametrize("trial", range(2))
-def test_two_kills(undisturbed: Undisturbed, trial: int) -> None:
-    kill_and_resume(undisturbed, trial, 2)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("trial", range(N_KILLS))
-def test_more_kills(undisturbed: Undisturbed, trial: int) -> None:
+def test_kills(undisturbed: Undisturbed, trial: int) -> None:
     kill_and_resume(undisturbed, trial, N_KILLS)
