@@ -21,7 +21,7 @@ _HEAD_BYTES, _EDGE_BYTES = 24, 24
 _WEIGHT_BYTES = 16
 #: Bytes kept of every spot beside its embeddings (position, flags, order), and of a candidate pair;
 #: candidates of a spot at most, half of them counted from either side.
-_SPOT_BYTES, _PAIR_BYTES, _SPOT_PAIRS = 64, 24, 160
+_SPOT_BYTES, _PAIR_BYTES, _SPOT_PAIRS = 64, 40, 160
 #: What a row costs in a step beside its products (edges, normalisations, reading), and a candidate pair in a
 #: matching, in operations of a dense product: measured at a million spots.
 _ROW_FLOPS, _PAIR_FLOPS = 60_000, 8000
