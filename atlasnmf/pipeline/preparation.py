@@ -369,7 +369,8 @@ class Preparation:
         if n_genes < self.needs.min_genes:
             raise BadInput(
                 f"the model needs at least {self.needs.min_genes} genes and the slices share "
-                f"{n_genes} usable ones; ask for fewer factors, raise --n-hvgs, or take --genes union"
+                f"{n_genes} usable ones; ask for fewer factors (--n-factors, --ranks), raise --n-hvgs, "
+                "or take --genes union"
             )
 
     def _order(self, key: str) -> dict[str, Any]:
