@@ -219,7 +219,7 @@ class TableWriter:
             Numbers of rows do not match.
         """
         sizes = {name: writer.n_rows for name, writer in (self._matrices | self._obsm).items()}
-        sizes |= {f"obsm/{name}": len(value) for name, value in (obsm or {}).items()}
+        sizes |= {f"obsm/{name}": value.shape[0] for name, value in (obsm or {}).items()}
         wrong = {name: size for name, size in sizes.items() if size != len(obs)}
         if wrong or len(var) != self.n_genes:
             raise ValueError(
@@ -263,7 +263,12 @@ def write_element(group: Path, key: str, value: Any, *, zarr_format: int = 3) ->
     import zarr
 
     node = zarr.open_group(group, mode="a", zarr_format=zarr_format, use_consolidated=False)  # type: ignore[arg-type]
-    with anndata.settings.override(auto_shard_zarr_v3=False, allow_write_nullable_strings=True):
+    with (
+        anndata.settings.override(auto_shard_zarr_v3=False, allow_write_nullable_strings=True),
+        warnings.catch_warnings(),
+    ):
+        # scanpy leaves records in uns, and zarr says at length that their format is none of its standard's
+        warnings.filterwarnings("ignore", "The data type", FutureWarning)
         anndata.io.write_elem(node, key, value)
 
 

@@ -45,11 +45,14 @@ def rich_table(new_table):
     table.obs["Domain"] = "same but for the case"
     table.obs["maybe"] = pd.array([1, None] * 25, dtype="Int64")
     table.var["symbol"] = [f"S{i}" for i in range(12)]
+    table.obsm["sparse"] = scipy.sparse.csr_matrix(np.eye(50, 3))
+    table.obsm["stack"] = np.zeros((50, 2, 3))
     table.obsm["frame"] = pd.DataFrame(np.ones((50, 2)), index=table.obs_names, columns=["x", "y"])
     table.varm["loadings"] = np.arange(24.0).reshape(12, 2)
     table.layers["log"] = scipy.sparse.csr_matrix(table.X.log1p())
     table.layers["scaled"] = np.asarray(table.X.todense()) * 2
     table.uns["truth"] = {"n": 3, "names": np.array(["a", "b"], dtype=object)}
+    table.uns["ranked"] = {"names": np.rec.fromarrays([["g1", "g2"], [1.0, 2.0]], names="a,b")}
     table.uns["spatialdata_attrs"] = {"region": "gone", "region_key": "r", "instance_key": "i"}
     table.obsp["graph"] = scipy.sparse.identity(50, format="csr")
     table.raw = table
@@ -79,6 +82,9 @@ def test_a_file_becomes_a_table_spatialdata_reads(
     np.testing.assert_allclose(as_array_of(table.layers["log"]), np.log1p(expected), rtol=1e-6)
     np.testing.assert_array_equal(table.layers["scaled"], expected * 2)
     assert table.uns["truth"]["names"].tolist() == ["a", "b"]
+    assert table.uns["ranked"]["names"]["b"].tolist() == [1.0, 2.0]
+    np.testing.assert_array_equal(as_array_of(table.obsm["sparse"]), np.eye(50, 3))
+    assert table.obsm["stack"].shape == (50, 2, 3)
     assert "spatialdata_attrs" not in table.uns
     assert events.spots == 50
     assert any("obsp" in line for line in events.said)
