@@ -20,6 +20,7 @@ from atlasnmf.analysis.reading import (
 )
 from atlasnmf.analysis.reconstruction_3d import reconstruct_3d
 from atlasnmf.analysis.region_tables import read_regions, write_regions, write_tables
+from atlasnmf.analysis.slice_mapping import map_slice
 from atlasnmf.analysis.spatial_genes import spatial_genes
 from atlasnmf.analysis.stored_regions import link_regions, predict_region
 from atlasnmf.analysis.subtypes import subtypes
@@ -39,6 +40,7 @@ __all__ = [
     "label_transfer",
     "layer_enrichment",
     "link_regions",
+    "map_slice",
     "marker_auc",
     "marker_ranks",
     "markers",
