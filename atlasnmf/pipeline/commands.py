@@ -275,12 +275,12 @@ def resume(
     """
     from atlasnmf.store.working import WorkingCopy
 
-    working = WorkingCopy.find(store, work_dir)
-    noted = working.ledger.interrupted_fit() if working else None
-    if noted is None:
+    ledgers = [working.ledger for working in WorkingCopy.find_all(store, work_dir)]
+    interrupted = [(noted, ledger) for ledger in ledgers if (noted := ledger.interrupted_fit()) is not None]
+    if not interrupted:
         raise BadInput(f"there is nothing to resume on {store}; start with atlasnmf fit")
-    write = working.ledger.stages().get(f"fit {noted['model']}", {}) if working else {}
-    written = write.get("params") == noted["options"]
+    noted, ledger = max(interrupted, key=lambda found: found[0]["when"])
+    written = ledger.stages().get(f"fit {noted['model']}", {}).get("params") == noted["options"]
     options = noted["options"]
     if work_dir is not None:
         options["run"]["work_dir"] = str(work_dir)
@@ -349,13 +349,15 @@ def load_fit(
     from atlasnmf.store.working import WorkingCopy
 
     models.summary(model)  # refuses a name that is no model's
-    working = WorkingCopy.find(store, work_dir)
-    noted = working.ledger.facts(f"fit {model}") if working else {}
-    if not noted:
+    stages = [working.ledger.stages() for working in WorkingCopy.find_all(store, work_dir)]
+    fits = [found[f"fit {model}"] for found in stages if f"fit {model}" in found]
+    done = [record for record in fits if record["status"] == "done"]
+    if not done:
         raise BadInput(
             f"{store} has no finished fit of {model} in its working copy; "
             f"run atlasnmf fit {model} {shlex.quote(str(store))}"
         )
+    noted = max(done, key=lambda record: record["when"])["facts"]
     request = FitRequest.from_json({**noted["request"], "store": str(store)})
     return reopen(_open(request.store, request.atlas), request, events=events)
 

@@ -222,7 +222,9 @@ def describe(atlas: Atlas, work_dir: Path | str | None = None) -> Description:
             StageInfo(name, entry["status"], float(entry.get("seconds", 0.0)), entry.get("when", ""))
             for name, entry in working.ledger.stages().items()
         )
-        interrupted = (working.ledger.interrupted_fit() or {}).get("model")
+        copies = WorkingCopy.find_all(atlas.path, work_dir) if atlas.path else []
+        noted = [fit for copy in copies if (fit := copy.ledger.interrupted_fit()) is not None]
+        interrupted = max(noted, key=lambda fit: fit["when"])["model"] if noted else None
     results = {table.name: find_results(table) for table in atlas.tables}
     return Description(
         name=atlas.name,

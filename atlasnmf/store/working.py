@@ -15,7 +15,7 @@ import numpy as np
 
 from atlasnmf.budget import format_bytes
 from atlasnmf.errors import BadInput, BadOption
-from atlasnmf.store.ledger import Ledger, write_json
+from atlasnmf.store.ledger import Ledger, key_of, write_json
 from atlasnmf.store.locks import StoreLock
 from atlasnmf.store.parts import Part, PartedCsr, PartedDense
 from atlasnmf.store.paths import local_path
@@ -29,6 +29,8 @@ __all__ = ["FORMAT", "WorkingCopy", "working_path"]
 #: Raised whenever the files of a working copy change their meaning.
 FORMAT = 1
 _VECTOR_CHUNK = 1 << 16
+#: Where the copies of other tables or slices of a store lie, and what they are told apart by.
+_OTHERS, _CHOICES = "others", ("tables", "slices", "layer", "coordinate_system")
 
 
 def working_path(store: Path, work_dir: Path | str | None = None) -> Path:
@@ -67,6 +69,9 @@ class WorkingCopy:
     def open(cls, atlas: Atlas, work_dir: Path | str | None = None) -> WorkingCopy:
         """Open the working copy of an atlas, or begin one.
 
+        The first tables and slices of a store that are asked for lie in the directory itself, others in
+        directories of their own below it.
+
         Parameters
         ----------
         atlas
@@ -83,7 +88,9 @@ class WorkingCopy:
             return cls._temporary(atlas)
         path = working_path(atlas.path, work_dir) if atlas.path else Path(work_dir or "")
         working = cls(path, atlas.lock)
-        if (path / "format.json").exists():
+        if working._is_of_others(atlas):
+            working = cls(path / _OTHERS / key_of(_chosen(atlas.source_options()))[:12], atlas.lock)
+        if (working.path / "format.json").exists():
             working._check(atlas)
         else:
             working._begin(atlas)
@@ -101,13 +108,18 @@ class WorkingCopy:
 
     @classmethod
     def find(cls, store: Path | str, work_dir: Path | str | None = None) -> WorkingCopy | None:
-        """Return the working copy of a store as it lies there, unchecked; None when there is none."""
-        path = working_path(local_path(store), work_dir)
-        return (
-            cls(path, StoreLock(working_path(local_path(store)) / "lock"))
-            if (path / "format.json").exists()
-            else None
-        )
+        """Return the working copy of a store as it lies there, unchecked; None when there is none.
+
+        Of several, that of the tables and slices that were asked for first.
+        """
+        return next(iter(cls.find_all(store, work_dir)), None)
+
+    @classmethod
+    def find_all(cls, store: Path | str, work_dir: Path | str | None = None) -> list[WorkingCopy]:
+        """Return the working copies of all choices of a store's tables and slices, the first one first."""
+        path, lock = working_path(local_path(store), work_dir), working_path(local_path(store)) / "lock"
+        places = [path, *sorted((path / _OTHERS).glob("*"))]
+        return [cls(place, StoreLock(lock)) for place in places if (place / "format.json").exists()]
 
     def facts(self) -> dict[str, Any]:
         """Return the format, the fingerprint by part of the input, and the options of ``open_atlas``."""
@@ -127,6 +139,13 @@ class WorkingCopy:
         write_json(self.path / "format.json", facts)
         write_group(self.path)
 
+    def _is_of_others(self, atlas: Atlas) -> bool:
+        """Say whether this copy is of other tables or slices of the same store."""
+        if not (self.path / "format.json").exists():
+            return False
+        facts = self.facts()
+        return facts.get("format") == FORMAT and _chosen(facts["source"]) != _chosen(atlas.source_options())
+
     def _check(self, atlas: Atlas) -> None:
         facts = self.facts()
         mend = f"delete it (rm -r {self.path}) or name another --work-dir"
@@ -139,12 +158,6 @@ class WorkingCopy:
         changed = sorted(
             name for name in stored.keys() | current.keys() if stored.get(name) != current.get(name)
         )
-        both = {name for name in changed if name in stored and name in current}
-        if changed and both <= {"tables", "slices"}:
-            raise BadInput(
-                f"the working copy {self.path} is of other tables or slices than these; name another "
-                f"--work-dir for these, or delete it (rm -r {self.path})"
-            )
         if changed:
             then = facts.get("source", {}).get("slice_key")
             if "slice_key" in changed and then:
@@ -272,3 +285,8 @@ class WorkingCopy:
                 f"{what} needs {format_bytes(n_bytes)} of disk but {self.path} has {format_bytes(free)}; "
                 "free some or name another --work-dir"
             )
+
+
+def _chosen(source: dict[str, Any]) -> dict[str, Any]:
+    """Return what was chosen of a store, out of the options that open it."""
+    return {name: source.get(name) for name in _CHOICES}

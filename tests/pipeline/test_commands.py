@@ -167,6 +167,26 @@ def test_a_refused_fit_leaves_the_interrupted_one_to_resume(
     assert "nothing to resume" in refused("resume", str(store))
 
 
+def test_fits_of_other_slices_of_a_store_stand_beside_each_other(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from atlasnmf import load_fit, pipeline
+
+    store = copy()
+    ok("fit", "inspire", str(store), *FIT)
+    few = ["--ranks", "2-3", "--replicates", "2", "--max-iterations", "5", "--min-spots", "3"]
+    turned = ["--slices", "slice_1,slice_0", "--key-added", "turned"]
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.fitting, "loader_for", _ctrl_c)
+        assert call("fit", "inspire", str(store), *FIT, *turned)[0] == 3
+    assert "resume" in ok("info", str(store))
+    ok("resume", str(store))
+    ok("fit", "stanmf", str(store), *few)
+    assert load_fit(store, "stanmf").prepared.atlas.only is None
+    assert load_fit(store, "inspire").prepared.atlas.only == ("slice_1", "slice_0")
+    assert "nothing to resume" in refused("resume", str(store))
+
+
 def _ctrl_c(*arguments: object) -> None:
     raise KeyboardInterrupt
 

@@ -88,11 +88,25 @@ def test_names_come_back(atlas):
         working.vector("genes")
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [{"tables": ["slice_0"]}, {"tables": ["slice_1", "slice_0"]}, {"slices": ["slice_1", "slice_0"]}],
+)
+def test_other_tables_or_slices_have_a_copy_of_their_own(atlas, choice):
+    first, other = WorkingCopy.open(atlas), open_atlas(atlas.path, **choice)
+    first.put_vector("v", [1.0])
+    second = WorkingCopy.open(other)
+    assert second.path.parent.parent == first.path
+    second.put_vector("v", [2.0])
+    assert WorkingCopy.open(other).path == second.path
+    assert [copy.path for copy in WorkingCopy.find_all(atlas.path)] == [first.path, second.path]
+    # one store, one lock, and the first copy is as it was
+    assert second.lock.path == first.lock.path
+    assert WorkingCopy.open(open_atlas(atlas.path)).vector("v").tolist() == [1.0]
+
+
 def test_another_input_is_refused_and_named(atlas):
     working = WorkingCopy.open(atlas)
-    other = open_atlas(atlas.path, tables="slice_0")
-    with pytest.raises(BadInput, match=r"of other tables or slices than these; name another --work-dir"):
-        WorkingCopy.open(other)
     facts = working.facts()
     changed = facts["fingerprint"] | {"counts of slice_0": "others"}
     (working.path / "format.json").write_text(json.dumps(facts | {"fingerprint": changed}))
