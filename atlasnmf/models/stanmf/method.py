@@ -37,7 +37,7 @@ __all__ = ["Model", "StaNmfMethod", "Study", "build"]
 #: A sketch whose products are off by more than this share is not used until it is near again.
 _TRUSTED = 0.008
 #: The share aimed at, and the most iterations from an anchor to the next.
-_AIM, _LARGEST_GAP = 0.002, 16
+_AIM, _LARGEST_GAP = 0.003, 16
 #: Iterations over all spots go on while one still lowers the loss of a fit by more than this share of it.
 _SETTLED = 5e-4
 #: Most of them, for each one asked for.

@@ -87,13 +87,14 @@ def singular(basis: np.ndarray, gram: np.ndarray, weights: np.ndarray, rank: int
 
 
 def _leading(squares: np.ndarray, vectors: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the largest values' roots and their vectors; zeros where the data have fewer."""
+    """Return the largest values' roots and their vectors; zeros for those that the data do not have."""
     lead = np.argsort(squares)[::-1][:rank]
     s = np.sqrt(np.maximum(squares[lead], np.finfo(np.float64).tiny))
+    found = vectors[:, lead] * (squares[lead] > squares[lead[0]] * _NOISE**2)
     missing = rank - len(lead)
     if missing > 0:
         s = np.pad(s, (0, missing), constant_values=np.finfo(np.float64).tiny)
-    return s, np.pad(vectors[:, lead], ((0, 0), (0, max(missing, 0))))
+    return s, np.pad(found, ((0, 0), (0, max(missing, 0))))
 
 
 def n_sharpenings(fits: Fits, n_spots: int, n_genes: int) -> int:

@@ -14,7 +14,7 @@ from small_studies import OFFSETS, counts_of, log_values, passes_of
 
 from atlasnmf.models.stanmf import anchored as anchored_module
 from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_sketch
-from atlasnmf.models.stanmf.perturb import gene_draws, perturbed
+from atlasnmf.models.stanmf.perturb import gene_draws, perturbed, whole
 from atlasnmf.models.stanmf.sketch import first_directions, moments_and_range, project, turn, widen
 from atlasnmf.models.stanmf.solver import Fits, iterate
 from atlasnmf.models.stanmf.start import (
@@ -182,7 +182,19 @@ def test_the_start_is_scikit_learns(n_genes, held, rank, tile_spots, dtype, tole
         np.testing.assert_allclose(coefficients[drawn, a:b].T, h, atol=tolerance)
 
 
-def started(counts, fits, seed, transform=LOG, tile_spots=40, *, held=False):
+@pytest.mark.parametrize("held", [False, True])
+def test_a_start_of_more_patterns_than_the_data_have(held):
+    """Two patterns are all there are: the others begin with the mean, as scikit-learn's do."""
+    rng = np.random.default_rng(1)
+    counts = (1 + rng.poisson(3.0, (OFFSETS[-1], 2))) @ (1 + rng.poisson(2.0, (2, 30)))
+    raw = Transform("none", 1e4, np.float64)
+    patterns, coefficients = started(counts, whole(5, 30), 0, raw, held=held, means=counts.mean(axis=0))
+    w, h = _initialize_nmf(counts.astype(float), 5, init="nndsvda", random_state=0)
+    np.testing.assert_allclose(patterns, w, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(coefficients.T, h, rtol=1e-6, atol=1e-6)
+
+
+def started(counts, fits, seed, transform=LOG, tile_spots=40, *, held=False, means=None):
     unit = passes_of(counts, tile_spots).whole()
     data = Genes(gene_gram(unit, transform)) if held else Spots(unit, transform)
     right = first_right(unit, transform, fits, seed)
@@ -190,7 +202,8 @@ def started(counts, fits, seed, transform=LOG, tile_spots=40, *, held=False):
         right = sharpen(data, fits, right)
     found = triplets(data, fits, right, tall=is_tall(*counts.shape))
     patterns = np.empty((len(counts), fits.n_columns), dtype=transform.dtype)
-    return patterns, nndsvda(unit, transform, fits, found, log_values(counts).mean(axis=0), patterns)
+    means = log_values(counts).mean(axis=0) if means is None else means
+    return patterns, nndsvda(unit, transform, fits, found, means, patterns)
 
 
 @pytest.mark.parametrize("ready", [False, True])
