@@ -194,6 +194,16 @@ def test_a_start_of_more_patterns_than_the_data_have(held):
     np.testing.assert_allclose(coefficients.T, h, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_one_value_beyond_all_others_leaves_a_start(dtype):
+    counts = counts_of(n_genes=30, depth=1.0).astype(float)
+    counts[3, 5] = 2.0**33
+    raw = Transform("none", 1e4, dtype)
+    patterns, coefficients = started(counts, whole(5, 30), 0, raw, means=counts.mean(axis=0))
+    assert np.isfinite(patterns).all()
+    assert np.isfinite(coefficients).all()
+
+
 def started(counts, fits, seed, transform=LOG, tile_spots=40, *, held=False, means=None):
     unit = passes_of(counts, tile_spots).whole()
     data = Genes(gene_gram(unit, transform)) if held else Spots(unit, transform)
