@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,17 +214,10 @@ def describe(atlas: Atlas, work_dir: Path | str | None = None) -> Description:
     work_dir
         Place of the working copy when not beside the store.
     """
-    working = WorkingCopy.find(atlas.path, work_dir) if atlas.path else None
-    stages: tuple[StageInfo, ...] = ()
-    interrupted = None
-    if working is not None:
-        stages = tuple(
-            StageInfo(name, entry["status"], float(entry.get("seconds", 0.0)), entry.get("when", ""))
-            for name, entry in working.ledger.stages().items()
-        )
-        copies = WorkingCopy.find_all(atlas.path, work_dir) if atlas.path else []
-        noted = [fit for copy in copies if (fit := copy.ledger.interrupted_fit()) is not None]
-        interrupted = max(noted, key=lambda fit: fit["when"])["model"] if noted else None
+    copies = WorkingCopy.find_all(atlas.path, work_dir) if atlas.path else []
+    working = copies[0] if copies else None
+    noted = [fit for copy in copies if (fit := copy.ledger.interrupted_fit()) is not None]
+    interrupted = max(noted, key=lambda fit: fit["when"])["model"] if noted else None
     results = {table.name: find_results(table) for table in atlas.tables}
     return Description(
         name=atlas.name,
@@ -238,11 +231,21 @@ def describe(atlas: Atlas, work_dir: Path | str | None = None) -> Description:
         results={name: found for name, found in results.items() if found},
         slice_key=atlas.slice_key,
         tables=tuple(result_tables(atlas)),
-        stages=stages,
+        stages=tuple(stage for copy in copies for stage in _stages(copy, others=copy is not working)),
         interrupted=interrupted,
         working_path=working.path if working else None,
         working_bytes=working.nbytes_stored() if working else {},
     )
+
+
+def _stages(working: WorkingCopy, *, others: bool) -> Iterator[StageInfo]:
+    """Go over the stages of a working copy; of others than the first only over the fits, and say of what."""
+    source = working.facts()["source"]
+    of = f" of {', '.join(source.get('slices') or source['tables'])}" if others else ""
+    for name, entry in working.ledger.stages().items():
+        if not others or name.startswith("fit "):
+            seconds = float(entry.get("seconds", 0.0))
+            yield StageInfo(name + of, entry["status"], seconds, entry.get("when", ""))
 
 
 def _counts(table: TableHandle) -> str:

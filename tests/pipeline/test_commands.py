@@ -181,6 +181,7 @@ def test_fits_of_other_slices_of_a_store_stand_beside_each_other(
         assert call("fit", "inspire", str(store), *FIT, *turned)[0] == 3
     assert "resume" in ok("info", str(store))
     ok("resume", str(store))
+    assert "fit inspire of slice_1, slice_0" in ok("info", str(store))
     ok("fit", "stanmf", str(store), *few)
     assert load_fit(store, "stanmf").prepared.atlas.only is None
     assert load_fit(store, "inspire").prepared.atlas.only == ("slice_1", "slice_0")
