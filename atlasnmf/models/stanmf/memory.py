@@ -100,8 +100,8 @@ def _stacks(params: Params, path: str) -> list[int]:
 def holds_gene_gram(params: Params, *, n_spots: int, n_genes: int, nnz: float) -> bool:
     """Say whether the starts of all fits are found from X'X, which is taken once.
 
-    Where this is fewer operations than to go over the values again for every fit, and where these are kept,
-    beside which X'X is small.
+    Where this is fewer operations than to go over the values again for every fit, and where these are kept
+    and X'X has no more entries than there are of them.
 
     Parameters
     ----------
@@ -111,7 +111,9 @@ def holds_gene_gram(params: Params, *, n_spots: int, n_genes: int, nnz: float) -
         Shape of the data, and mean number of non-zeros of a spot.
     """
     learned = min(params.learn_spots or n_spots, n_spots)
-    if params.keep_values == "reread" or params.perturbation == "seeds" or learned < n_genes:
+    if params.keep_values == "reread" or n_genes**2 > learned * nnz:
+        return False
+    if params.perturbation == "seeds" or learned < n_genes:
         return False
     ranks = params.ranks[:1] if params.warm_ranks else params.ranks
     columns = _START_ITERATIONS * sum(rank + _OVERSAMPLED for rank in ranks) * params.replicates

@@ -228,6 +228,7 @@ def test_the_form_follows_the_budget():
     [
         ({}, 264.0, 2000, True),
         ({}, 264.0, 8500, False),  # the products would be more than the values
+        ({"learn_spots": 0, "replicates": 100}, 1500.0, 20_000, False),  # however many fits there are
         ({}, 20.0, 2000, False),  # the values are few
         ({"replicates": 2, "ranks": "8"}, 264.0, 2000, False),  # and so are the fits
         ({"perturbation": "seeds"}, 264.0, 2000, False),  # starts by chance
