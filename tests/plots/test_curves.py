@@ -53,5 +53,5 @@ def test_own_axes_are_drawn_on():
 
     _, given = plt.subplots(1, 2)
     assert plots.history(HISTORY, axes=given).tolist() == given.tolist()
-    with pytest.raises(BadOption, match="one a figure"):
+    with pytest.raises(BadOption, match="one per figure"):
         plots.history(HISTORY, axes=given[:1])
