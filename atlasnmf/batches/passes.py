@@ -169,7 +169,7 @@ class Pass:
         for index, (part, changed) in enumerate(stream):
             for new in changed:
                 runs_of_tile = new if isinstance(rows, tuple) else (new,)
-                for array, run, given in zip(own, runs_of_tile, items[at].rows, strict=False):
+                for array, run, given in zip(own, runs_of_tile, items[at].rows[: len(own)], strict=True):
                     if run is not given:
                         array[places[len(array)][at]] = run
                 at += 1

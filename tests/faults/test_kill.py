@@ -22,7 +22,7 @@ PROGRAM = str(Path(sys.executable).with_name("atlasnmf"))
 #: A run takes some ten seconds; one that hangs fails.
 TIMEOUT_S = 300
 #: Kills of a model; ``ATLASNMF_KILLS=10`` for a longer trial.
-N_KILLS = int(os.environ.get("ATLASNMF_KILLS", "2"))
+N_KILLS = int(os.environ.get("ATLASNMF_KILLS", "4"))
 FITS = {
     "inspire": ["--n-factors", "6", "--steps", "60", "--seed", "3", "--checkpoint-every", "10"],
     "stanmf": ["--ranks", "3-6", "--replicates", "3", "--max-iterations", "60", "--checkpoint-every", "40"],

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from atlasnmf.budget import format_bytes
-from atlasnmf.models.stanmf.params import Params, sketch_width, stack_width
+from atlasnmf.models.stanmf.params import (
+    OVERSAMPLED,
+    START_ITERATIONS,
+    Params,
+    sketch_width,
+    stack_width,
+)
 
 __all__ = ["MEND", "fit_flops", "holds_gene_gram", "settle", "step_bytes"]
 
@@ -23,8 +29,6 @@ _NOTED_SPOTS = 4
 _PLACE_BYTES, _DENSE_FROM = 4, 0.3
 #: How many times faster dense products are than sparse ones, an operation (measured).
 _DENSE_GAIN = 3
-#: Iterations of a start, and the directions that each fit's carry along beyond its rank.
-_START_ITERATIONS, _OVERSAMPLED = 7, 10
 #: Double precision arrays of genes x genes that live at the same time: a sum, parts of it, and what is kept.
 _GRAM_ARRAYS = 4
 
@@ -116,7 +120,7 @@ def holds_gene_gram(params: Params, *, n_spots: int, n_genes: int, nnz: float) -
     if params.perturbation == "seeds" or learned < n_genes:
         return False
     ranks = params.ranks[:1] if params.warm_ranks else params.ranks
-    columns = _START_ITERATIONS * sum(rank + _OVERSAMPLED for rank in ranks) * params.replicates
+    columns = START_ITERATIONS * sum(rank + OVERSAMPLED for rank in ranks) * params.replicates
     over_spots = 2 * learned * columns * min(_DENSE_GAIN * nnz, n_genes)
     return n_genes**2 * (learned / 2 + columns) < over_spots
 

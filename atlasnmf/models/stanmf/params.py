@@ -31,6 +31,9 @@ CLASS_NAME = "StaNMF"
 EXAMPLE = "--ranks 8-30 --replicates 20 --memory-budget 4GB"
 #: Columns of a sketch at least.
 LEAST_WIDTH = 64
+#: Subspace iterations of a start, and the directions that each fit's carry along beyond its rank
+#: (scikit-learn's, and its ``n_oversamples``).
+START_ITERATIONS, OVERSAMPLED = 7, 10
 RESULTS = {"obsm": ("stanmf_patterns",), "varm": ("stanmf_coefficients",)}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from atlasnmf.batches.passes import Pass
+from atlasnmf.models.stanmf.params import OVERSAMPLED, START_ITERATIONS
 from atlasnmf.models.stanmf.solver import Fits, spans_of
 from atlasnmf.models.stanmf.values import Transform
 from atlasnmf.schema import SliceBatch
@@ -35,10 +36,8 @@ __all__ = [
 
 #: Smaller entries of the parts become zero before they are filled (scikit-learn's eps).
 _EPS = 1e-6
-#: Singular vectors beyond the rank that subspace iterations carry along (scikit-learn's ``n_oversamples``).
-_OVERSAMPLED = 10
-#: Its iterations, and those where the rank is at least a tenth of the smaller side.
-_ITERATIONS, _ITERATIONS_OF_MANY, _MANY = 7, 4, 0.1
+#: The iterations where the rank is at least a tenth of the smaller side.
+_ITERATIONS_OF_MANY, _MANY = 4, 0.1
 #: Smaller shares of the largest squared singular value are rounding errors.
 _NOISE = 1e-12
 
@@ -100,7 +99,7 @@ def _leading(squares: np.ndarray, vectors: np.ndarray, rank: int) -> tuple[np.nd
 def n_sharpenings(fits: Fits, n_spots: int, n_genes: int) -> int:
     """Return the subspace iterations that scikit-learn's start takes."""
     many = max(fits.widths) >= _MANY * min(n_spots, n_genes)
-    return _ITERATIONS_OF_MANY if many else _ITERATIONS
+    return _ITERATIONS_OF_MANY if many else START_ITERATIONS
 
 
 def first_right(unit: Pass, transform: Transform, fits: Fits, seed: int) -> np.ndarray:
@@ -147,7 +146,7 @@ def is_tall(n_spots: int, n_genes: int) -> bool:
 
 
 def _widths(fits: Fits) -> list[int]:
-    return [min(width + _OVERSAMPLED, len(fits.gene_weights)) for width in fits.widths]
+    return [min(width + OVERSAMPLED, len(fits.gene_weights)) for width in fits.widths]
 
 
 @dataclass(frozen=True)
