@@ -28,12 +28,25 @@ def random_csr():
     return _random_csr
 
 
+def _beside(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def host_cuda():
     """The module that runs CUDA C on the host."""
-    spec = importlib.util.spec_from_file_location("host_cuda", Path(__file__).with_name("host_cuda.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    return _beside("host_cuda")
+
+
+@pytest.fixture(scope="session")
+def nvrtc():
+    """The module that calls CUDA's compiler."""
+    module = _beside("nvrtc")
+    if module.library() is None:
+        pytest.skip("no libnvrtc; install nvidia-cuda-nvrtc-cu12")
     return module
 
 

@@ -1,8 +1,8 @@
 import importlib
 import inspect
+import itertools
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ from atlasnmf.errors import BadOption
 from atlasnmf.kernels import dispatch
 from atlasnmf.kernels.gpu import _compile
 
+NAMES = ("REAL", "SUM")
 GPU_FILES = sorted(path.stem for path in Path(atlasnmf.kernels.gpu.__file__).parent.glob("[a-z]*.py"))
 
 
@@ -59,31 +60,32 @@ def test_every_function_of_a_twin_is_tested_on_both_sides():
 
 
 def sources():
+    """Every kernel file under all types that its ``REAL`` and ``SUM`` may stand for."""
     for name in GPU_FILES:
         text = getattr(side_module("gpu", name), "SOURCE", None)
-        if text:
-            for real, accumulator in [("float", "float"), ("float", "double"), ("double", "double")]:
-                yield pytest.param(
-                    text, _compile.options(real, accumulator), id=f"{name}-{real}-{accumulator}"
-                )
+        if text is None:
+            continue
+        choices = [("float", "double") if re.search(rf"\b{word}\b", text) else ("float",) for word in NAMES]
+        for real, accumulator in itertools.product(*choices):
+            yield pytest.param(text, _compile.options(real, accumulator), id=f"{name}-{real}-{accumulator}")
 
 
+@pytest.mark.parametrize("arch", ["75", "90"])
 @pytest.mark.parametrize(("text", "options"), list(sources()))
-def test_kernels_compile_to_ptx(text, options, tmp_path, host_cuda):
-    if shutil.which("nvcc") is None:
-        pytest.skip("no nvcc")
-    source, ptx = tmp_path / "kernel.cu", tmp_path / "kernel.ptx"
-    source.write_text(text)
-    done = subprocess.run(
-        ["nvcc", "-ptx", "-arch=compute_80", *options, str(source), "-o", str(ptx)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr
+def test_kernels_compile_as_cupy_compiles_them(text, options, arch, nvrtc, host_cuda):
+    """To machine code, down to its registers, without a warning."""
+    given = (*options, *nvrtc.CUPY_ADDS, f"-arch=sm_{arch}")
+    said, ptx = nvrtc.compiled(nvrtc.library(), text, given)
+    assert not said
+    assert host_cuda.kernel_names(text)
     for name in host_cuda.kernel_names(text):
-        assert f".entry {name}(" in ptx.read_text()
+        assert f".entry {name}(" in ptx
+
+
+def test_a_mistake_in_a_kernel_is_seen(nvrtc):
+    text = 'extern "C" __global__ void k(REAL* out) { int unused; out[0] = wanted; }'
+    for source, what in ((text, "undefined"), (text.replace("wanted", "0"), "never referenced")):
+        assert what in nvrtc.compiled(nvrtc.library(), source, _compile.options())[0]
 
 
 def test_everything_imports_without_cupy():
