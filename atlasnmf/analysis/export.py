@@ -333,7 +333,7 @@ def usages_table(
         Name of the result.
     name
         Name of the table, ``<key>_usages`` by default. obs has ``table``, ``slice`` and ``spot``; where the
-        tables annotate shapes or points, so does this one.
+        tables annotate shapes, points or labels, so does this one.
     overwrite
         Replace an older one.
 

@@ -55,8 +55,8 @@ def open_atlas(
     layer
         Layer with the raw counts; X when not given.
     coordinate_system
-        Coordinate system of positions taken from shapes or points. With another than ``global`` these win
-        over ``obsm[spatial_key]``.
+        Coordinate system of positions taken from shapes, points or labels. With another than ``global``
+        these win over ``obsm[spatial_key]``.
     spatial_key
         obsm key of the positions.
 

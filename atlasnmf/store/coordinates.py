@@ -1,15 +1,18 @@
-"""Where the spots lie: obsm of the table, or the shapes or points it annotates."""
+"""Where the spots lie: obsm of the table, or the shapes, points or labels it annotates."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.store.arrays import open_array
 from atlasnmf.store.names import no_such
+from atlasnmf.store.rasters import raster_centres
 from atlasnmf.store.tables import Annotation, TableHandle
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ _AXES = ("x", "y", "z")
 
 
 class Elements(Protocol):
-    """The shapes and points of a store."""
+    """The shapes, points and labels (segmentation rasters) of a store."""
 
     def kind(self, name: str) -> str | None:
         """Return ``shapes``, ``points``, ``labels`` or None."""
@@ -58,8 +61,8 @@ def coordinates_from(
         else "put positions there, such as adata.obsm['spatial'] = adata.obs[['x', 'y']].to_numpy()"
     )
     raise BadInput(
-        f"table {table.name!r} has no obsm[{spatial_key!r}] and annotates no shapes or points; {mend}; "
-        "or leave the table out by --tables"
+        f"table {table.name!r} has no obsm[{spatial_key!r}] and annotates no shapes, points or labels; "
+        f"{mend}; or leave the table out by --tables"
     )
 
 
@@ -110,11 +113,10 @@ def _annotated(
     coordinates: np.ndarray | None = None
     for region in annotation.regions:
         kind = elements.kind(region)
-        if kind not in ("shapes", "points"):
-            found = f"is under {kind}" if kind else "does not exist"
+        if kind is None:
             raise BadInput(
-                f"table {table.name!r} annotates {region!r}, which {found}; positions come from "
-                "shapes or points, or put them in obsm['spatial']"
+                f"table {table.name!r} annotates {region!r}, which is no shapes, points or labels of the "
+                "store; add it, or put positions in obsm['spatial']"
             )
         index, positions = elements.positions(region, coordinate_system)
         if not index.is_unique:
@@ -138,7 +140,7 @@ def _annotated(
 
 
 class StoredElements:
-    """Shapes and points of a store on disk, read one at a time.
+    """Shapes, points and labels of a store on disk, read one at a time.
 
     Parameters
     ----------
@@ -148,6 +150,8 @@ class StoredElements:
 
     def __init__(self, store: Path) -> None:
         self.store = store
+        #: Ids and centres of the rasters that were looked through, which takes a while.
+        self._centres: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def kind(self, name: str) -> str | None:
         """Return the kind of an element."""
@@ -160,7 +164,9 @@ class StoredElements:
         """Return instance ids and positions."""
         kind = self.kind(name)
         path = self.store / str(kind) / name
-        matrix = self._transformation(path, f"{kind}/{name}", coordinate_system)
+        if kind == "labels":
+            return self._of_labels(name, path, coordinate_system)
+        matrix = self._transformation(_attributes(path), f"{kind}/{name}", coordinate_system)
         if (path / "shapes.parquet").exists():
             import geopandas
 
@@ -174,6 +180,15 @@ class StoredElements:
             return _of_points(pd.read_parquet(path / "points.parquet", columns=axes), matrix)
         return self._old_format(name, coordinate_system)
 
+    def _of_labels(self, name: str, path: Path, coordinate_system: str) -> tuple[pd.Index, np.ndarray]:
+        attributes = _attributes(path)
+        scales = attributes.get("ome", attributes)["multiscales"][0]
+        matrix = self._transformation(scales, f"labels/{name}", coordinate_system)
+        if name not in self._centres:
+            array = open_array(path / scales["datasets"][0]["path"])
+            self._centres[name] = raster_centres(array, array.shards or array.chunks)
+        return _of_centres(*self._centres[name], matrix)
+
     def _old_format(self, name: str, coordinate_system: str) -> tuple[pd.Index, np.ndarray]:
         import warnings
 
@@ -184,8 +199,7 @@ class StoredElements:
             sdata = spatialdata.read_zarr(self.store, selection=("shapes", "points"))  # type: ignore[arg-type]
         return MemoryElements(sdata).positions(name, coordinate_system)
 
-    def _transformation(self, path: Path, name: str, coordinate_system: str) -> np.ndarray:
-        attributes = _attributes(path)
+    def _transformation(self, attributes: Mapping[str, Any], name: str, coordinate_system: str) -> np.ndarray:
         stored = attributes.get("coordinateTransformations") or []
         by_system = {entry.get("output", {}).get("name"): entry for entry in stored}
         if coordinate_system not in by_system:
@@ -200,7 +214,7 @@ class StoredElements:
 
 
 class MemoryElements:
-    """Shapes and points of a SpatialData in memory.
+    """Shapes, points and labels of a SpatialData in memory.
 
     Parameters
     ----------
@@ -227,7 +241,11 @@ class MemoryElements:
         if coordinate_system not in known:
             raise BadOption(no_such("coordinate system", coordinate_system, known, name))
         matrix = _matrix(known[coordinate_system])
-        if self.kind(name) == "shapes":
+        kind = self.kind(name)
+        if kind == "labels":
+            raster = _finest(element)
+            return _of_centres(*raster_centres(raster, raster.chunksize), matrix)
+        if kind == "shapes":
             return _of_shapes(element, matrix)
         axes = [axis for axis in _AXES if axis in element.columns]
         return _of_points(element[axes].compute(), matrix)
@@ -245,6 +263,21 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 def _matrix(transformation: Any) -> np.ndarray:
     return np.asarray(transformation.to_affine_matrix(input_axes=_AXES, output_axes=_AXES), dtype=np.float64)
+
+
+def _finest(element: Any) -> Any:
+    """Return the pixels of a raster, of the first scale where it has several, as a Dask array."""
+    import dask.array
+
+    if hasattr(element, "children"):
+        element = next(iter(next(iter(element.children.values())).data_vars.values()))
+    return dask.array.asarray(element.data)
+
+
+def _of_centres(ids: np.ndarray, centres: np.ndarray, matrix: np.ndarray) -> tuple[pd.Index, np.ndarray]:
+    import pandas as pd
+
+    return pd.Index(ids), _transformed(centres, matrix)
 
 
 def _of_shapes(frame: Any, matrix: np.ndarray) -> tuple[pd.Index, np.ndarray]:

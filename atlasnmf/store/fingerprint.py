@@ -113,6 +113,9 @@ def stored_hashes(
         regions = [
             store / kind / region for region in coordinates_from.regions for kind in ("shapes", "points")
         ]
+        # only where there are some: a store without keeps its fingerprint
+        rasters = [store / "labels" / region for region in coordinates_from.regions]
+        regions += [raster for raster in rasters if raster.is_dir()]
         positions = [*regions, obs / coordinates_from.region_key, obs / coordinates_from.instance_key]
     hashes = {
         "counts": digest_files([table.counts_path]),
