@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.result_names import no_result
 from atlasnmf.seeds import rng_for
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
@@ -27,7 +28,6 @@ __all__ = [
     "stored_labels",
     "stored_rows",
     "tables_with",
-    "which_fit",
 ]
 
 
@@ -135,18 +135,8 @@ def tables_with(atlas: Atlas, group: str, key: str) -> list[TableHandle]:
     found = [table for table in atlas.tables if key in table.keys(group)]
     if not found:
         known = sorted({name for table in atlas.tables for name in table.keys(group)})
-        raise BadInput(f"{no_such(f'{group} key', key, known, atlas.name)}; {which_fit(key, atlas)}")
+        raise no_result(f"{group} key", key, known, atlas)
     return found
-
-
-def which_fit(key: str, atlas: Atlas) -> str:
-    """Say how to make a result that is missing: the fit whose name its key has."""
-    from atlasnmf import models
-
-    if key.startswith("X_smoothed_pca"):
-        return "make it by atlasnmf.tl.baseline"
-    model = next((name for name in models.available() if name in key), None)
-    return f"fit it first: atlasnmf fit {model} {atlas.path or 'STORE'}" if model else "fit a model first"
 
 
 def slice_numbers(atlas: Atlas, slices: str | Sequence[str] | None) -> np.ndarray:

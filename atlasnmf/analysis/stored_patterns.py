@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlasnmf.analysis.spots import spots_of, tables_with, which_fit
+from atlasnmf.analysis.spots import spots_of, tables_with
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.graph.build import slice_graph, symmetric_union
 from atlasnmf.graph.grid import grid_graph
 from atlasnmf.kernels.cpu.lognorm import log_normalise
+from atlasnmf.result_names import factor_key, first_of, weight_ends
 from atlasnmf.schema import Csr
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["StoredPatterns", "stored_patterns"]
 
-_PATTERNS = ("_patterns", "_factors", "")
-_COEFFICIENTS = ("_coefficients", "_loadings", "")
 #: Rows of a run at most, and bytes of one written out.
 _BLOCK_ROWS, _BLOCK_BYTES = 8_192, 1 << 26
 
@@ -40,6 +39,8 @@ class StoredPatterns:
         Where it is stored.
     key
         Name of the result.
+    obsm_key
+        Where its patterns are.
     tables
         The tables that have it; spots are theirs, one table after the other.
     patterns
@@ -48,6 +49,7 @@ class StoredPatterns:
 
     atlas: Atlas
     key: str
+    obsm_key: str
     tables: tuple[TableHandle, ...]
     patterns: np.ndarray
 
@@ -75,7 +77,7 @@ class StoredPatterns:
     def _loadings(self) -> tuple[tuple[str, ...], np.ndarray]:
         rows: dict[str, np.ndarray] = {}
         for table in self.tables:
-            name = next((self.key + s for s in _COEFFICIENTS if self.key + s in table.keys("varm")), None)
+            name = first_of(self.key, (*weight_ends(), ""), table.keys("varm"))
             if name is None:
                 continue
             found = np.asarray(table.varm(name), np.float64)
@@ -223,11 +225,7 @@ def stored_patterns(atlas: AtlasLike, key: str = "stanmf") -> StoredPatterns:
         No table has such patterns.
     """
     found = opened(atlas)
-    known = {name for table in found.tables for name in table.keys("obsm")}
-    stored = next((key + suffix for suffix in _PATTERNS if key + suffix in known), None)
-    if stored is None:
-        named = {name.removesuffix(suffix) for name in known for suffix in _PATTERNS}
-        raise BadInput(f"{no_such('result', key, sorted(named), found.name)}; {which_fit(key, found)}")
+    stored = factor_key(found, key)
     tables = tables_with(found, "obsm", stored)
     patterns = np.concatenate([np.asarray(table.obsm(stored), np.float32) for table in tables])
-    return StoredPatterns(found, key, tuple(tables), patterns)
+    return StoredPatterns(found, key, stored, tuple(tables), patterns)

@@ -12,6 +12,7 @@ import numpy as np
 from atlasnmf.analysis.stored_patterns import stored_patterns
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.kernels.cpu.lognorm import log_normalise
+from atlasnmf.result_names import factor_ends
 from atlasnmf.schema import Csr
 from atlasnmf.store.names import no_such
 from atlasnmf.store.tables import MemoryTable, StoredTable
@@ -28,7 +29,6 @@ __all__ = ["GeneValues", "gene_values", "layer_of", "picked", "written_out"]
 _RUN_ROWS, _RUN_BYTES = 16_384, 1 << 26
 #: Counts of a spot are scaled to this before the logarithm.
 TARGET_SUM = 1e4
-_FACTORS = (("_factors", "_loadings"), ("_patterns", "_coefficients"))
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,7 @@ class GeneValues:
         for at, gene in enumerate(self.genes):
             if gene in place:
                 rows[at] = read.coefficients[place[gene]]
-        obsm = {name for table in read.tables for name in table.keys("obsm")}
-        for factors, _ in _FACTORS:
-            if self.source + factors in obsm:
-                return self.source + factors, rows
-        return self.source, rows
+        return read.obsm_key, rows
 
     def runs(
         self, needed: np.ndarray | None = None
@@ -239,7 +235,7 @@ def gene_values(
 
 def _require_result(atlas: Atlas, source: str) -> None:
     obsm = {name for table in atlas.tables for name in table.keys("obsm")}
-    results = sorted({n.removesuffix(s) for n in obsm for s, _ in _FACTORS if n.endswith(s)})
+    results = sorted({n.removesuffix(s) for n in obsm for s in factor_ends() if n.endswith(s)})
     layers = {name for table in atlas.tables for name in table.keys("layers")}
     if source not in results:
         raise BadOption(no_such("layer or result", source, sorted(layers | set(results)), atlas.name))

@@ -1,10 +1,10 @@
 """The models: one folder each, discovered by name.
 
-A model folder has ``params.py`` (light: ``Params``, ``PRESETS``, ``RESULTS``, ``SUMMARY``, ``CLASS_NAME``,
-``needs``, ``EXAMPLE`` options for its help text, and ``quality_lines`` where it measures itself) and
-``method.py`` (``build``); a ``memory.py`` (``step_bytes``, ``MEND``, and where a model has forms of different
-size ``settle``) has a budget too small refused before work. A new model is a new folder; nothing here or
-above lists them.
+A model folder has ``params.py`` (light: ``Params``, ``PRESETS``, ``SUMMARY``, ``CLASS_NAME``, ``needs``;
+``RESULTS``, the keys it writes, and of these ``SHARES`` and ``TRAINED_ONLY``; ``EXAMPLE`` options for its
+help text, and ``quality_lines`` where it measures itself) and ``method.py`` (``build``); a ``memory.py``
+(``step_bytes``, ``MEND``, and where a model has forms of different size ``settle``) has a budget too small
+refused before work. A new model is a new folder; nothing here or above lists them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ __all__ = [
     "check_shared",
     "class_name",
     "example",
+    "factors",
     "fit_flops",
     "mend",
     "needs",
@@ -38,8 +39,10 @@ __all__ = [
     "quality_lines",
     "results",
     "settle",
+    "shares",
     "step_bytes",
     "summary",
+    "trained_only",
 ]
 
 
@@ -146,6 +149,28 @@ def takes_tensors(model: str) -> bool:
 def results(model: str) -> dict[str, tuple[str, ...]]:
     """Return the keys a model writes, by group (``obsm``, ``varm``, ...)."""
     return _declared(model).RESULTS
+
+
+def shares(model: str) -> tuple[str, ...]:
+    """Return the obsm keys of a model whose rows are shares of factors and sum to 1."""
+    return getattr(_declared(model), "SHARES", ())
+
+
+def factors(model: str) -> tuple[str, ...]:
+    """Return the obsm keys of a model whose columns are factors, shares or else amounts.
+
+    Examples
+    --------
+    >>> factors("inspire"), factors("spatialfuser")
+    (('inspire_factors',), ())
+    """
+    found = results(model)
+    return shares(model) or (found["obsm"] if "varm" in found else ())
+
+
+def trained_only(model: str) -> tuple[str, ...]:
+    """Return the obsm keys of a model that say nothing of spots it was not trained on."""
+    return getattr(_declared(model), "TRAINED_ONLY", ())
 
 
 def quality_lines(model: str, quality: Mapping[str, Any]) -> list[str]:

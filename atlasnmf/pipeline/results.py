@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -141,7 +141,7 @@ def write_results(fit: Fit) -> dict[str, list[str]]:
         for keys in written.values():
             keys.append(request.key)
         if result.pairs is not None:
-            table = renamed(f"{request.model}_matches", request)
+            table = renamed(models.results(request.model)["tables"][0], request)
             written[table] = write_matches(writer, fit, result.pairs, table)
         writer.uns(request.key, {**uns, **provenance(fit)})
     return written
@@ -153,9 +153,9 @@ def add_per_spot(
     kind: Kind,
     written: dict[str, list[str]],
     *,
-    leave_out: tuple[str, ...] = (),
+    leave_out: Collection[str] = (),
 ) -> None:
-    """Hand the rows of every tile to the writer, but for results whose name ends so.
+    """Hand the rows of every tile to the writer, but for results of some names.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def add_per_spot(
     begun: set[str] = set()
     for tile, values in fit.embed():
         for name, rows in values.items():
-            if name.endswith(leave_out):
+            if name in leave_out:
                 continue
             key = renamed(name, fit.request)
             if key not in begun:

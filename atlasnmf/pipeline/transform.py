@@ -60,6 +60,7 @@ def transform(
     offset between slices does not move the embedding. The factor weights need no slice effect; the
     discriminators compare trained slices and say nothing of new ones.
     """
+    from atlasnmf import models
     from atlasnmf.pipeline.choices import needs_of
     from atlasnmf.pipeline.limits import Limits
     from atlasnmf.pipeline.loading import loader_for
@@ -96,7 +97,9 @@ def transform(
         loadings = fit.model.result(fit.state).varm
         with ResultWriter(atlas, working.vector("order"), overwrite=overwrite) as writer:
             written: dict[str, list[str]] = {table.name: [] for table in atlas.tables}
-            add_per_spot(writer, new, SliceResults(new), written, leave_out=("discriminator",))
+            add_per_spot(
+                writer, new, SliceResults(new), written, leave_out=models.trained_only(request.model)
+            )
             for name, values in loadings.items():
                 writer.varm(renamed(name, request), np.asarray(values), prepared.facts.genes)
                 for keys in written.values():

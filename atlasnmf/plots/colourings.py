@@ -10,8 +10,8 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.axes import colour_bar
-from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours
+from atlasnmf.result_names import factor_ends, first_of, no_result
 from atlasnmf.store.names import natural_key, no_such
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
 
 __all__ = ["Colouring", "colouring_of", "key_of_colours"]
-
-_FACTORS = ("_factors", "_patterns", "_proportions", "")
 
 
 @dataclass(frozen=True)
@@ -96,12 +94,12 @@ def colouring_of(atlas: Atlas, color: str | int | None, key: str) -> Colouring:
 
 def _factor(atlas: Atlas, factor: int, key: str) -> Colouring:
     known = {name for table in atlas.tables for name in table.keys("obsm")}
-    names = [key + end for end in _FACTORS if key + end in known]
-    if not names:
+    ends = (*factor_ends(), "")
+    if first_of(key, ends, known) is None:
         raise no_result("result", key, known, atlas)
     values = np.full(atlas.n_spots, np.nan)
     for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
-        name = next((name for name in names if name in table.keys("obsm")), None)
+        name = first_of(key, ends, table.keys("obsm"))
         if name is None:
             continue
         found = table.obsm(name)

@@ -10,8 +10,8 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.axes import axes_grid
-from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import category_colours, styled
+from atlasnmf.result_names import no_result
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numpy as np
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.axes import axes_grid
 from atlasnmf.plots.colourings import Colouring, colouring_of, key_of_colours
-from atlasnmf.plots.stored import no_result
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
+from atlasnmf.result_names import no_result
 from atlasnmf.seeds import rng_for, seed_for
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.runs import obsm_runs

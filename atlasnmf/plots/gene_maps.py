@@ -10,8 +10,9 @@ import numpy as np
 from atlasnmf.errors import BadInput
 from atlasnmf.plots.axes import colour_bar
 from atlasnmf.plots.panels import draw_spots, frame, grid, panels_of
-from atlasnmf.plots.stored import count_blocks, no_result, unit_of
+from atlasnmf.plots.stored import count_blocks, unit_of
 from atlasnmf.plots.style import CONTINUOUS, styled
+from atlasnmf.result_names import factor_ends, first_of, no_result, weight_ends
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 from atlasnmf.store.runs import obsm_runs
@@ -24,7 +25,6 @@ __all__ = ["genes"]
 
 #: Counts are drawn for so many counts of a spot, as logarithms.
 _TARGET = 1e4
-_PARTS = (("_factors", "_loadings"), ("_patterns", "_coefficients"), ("_proportions", "_loadings"))
 
 
 def genes(
@@ -151,11 +151,11 @@ def _denoised(atlas: Atlas, key: str, wanted: Sequence[str]) -> dict[str, np.nda
     found = {table.name: np.full((table.n_spots, len(wanted)), np.nan, np.float32) for table in atlas.tables}
     any_there = False
     for table in atlas.tables:
-        for spots, weights in _PARTS:
-            if key + spots in table.keys("obsm") and key + weights in table.keys("varm"):
-                any_there = True
-                found[table.name] = _product(table, key + spots, key + weights, wanted)
-                break
+        spots = first_of(key, factor_ends(), table.keys("obsm"))
+        weights = first_of(key, weight_ends(), table.keys("varm"))
+        if spots is not None and weights is not None:
+            any_there = True
+            found[table.name] = _product(table, spots, weights, wanted)
     if not any_there:
         known = sorted({name.rsplit("_", 1)[0] for table in atlas.tables for name in table.keys("varm")})
         raise no_result("result with loadings", key, known, atlas)

@@ -11,8 +11,9 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.options import at_least
 from atlasnmf.plots.axes import colour_bar
 from atlasnmf.plots.panels import Panel, draw_spots, frame, grid, panels_of
-from atlasnmf.plots.stored import factor_key, unit_of
+from atlasnmf.plots.stored import unit_of
 from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
+from atlasnmf.result_names import factor_key
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.axes import colour_bar, given_axes
-from atlasnmf.plots.stored import factor_key
 from atlasnmf.plots.style import CONTINUOUS, styled
+from atlasnmf.result_names import factor_key
 from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:

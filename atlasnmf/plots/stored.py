@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atlasnmf.errors import BadInput
+from atlasnmf.result_names import first_of, no_result, weight_ends
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
 from atlasnmf.store.runs import RUN_SPOTS
@@ -16,30 +17,7 @@ if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
     from atlasnmf.store.tables import TableHandle
 
-__all__ = ["coefficients_of", "count_blocks", "factor_key", "no_result", "record_of", "unit_of"]
-
-#: What results are called when a fit is told no other name.
-_RESULTS = ("inspire", "stanmf", "siid", "spatialfuser")
-#: What models call their factors, and what genes weigh in them, after the key of the result.
-_FACTORS = ("_patterns", "_factors", "")
-_COEFFICIENTS = ("_coefficients", "_loadings", "")
-
-
-def no_result(kind: str, key: str, known: Iterable[str], atlas: Atlas) -> BadInput:
-    """Say that a result is not there, with the nearest name and the fit that makes it."""
-    model = next((name for name in _RESULTS if name in key), None)
-    mend = f"fit it first: atlasnmf fit {model} {atlas.path or 'STORE'}" if model else "fit a model first"
-    return BadInput(f"{no_such(kind, key, sorted(known), atlas.name)}; {mend}")
-
-
-def factor_key(atlas: Atlas, key: str) -> str:
-    """Return the obsm key of a result's factors; raises BadInput when there is no such result."""
-    known = {name for table in atlas.tables for name in table.keys("obsm")}
-    found = next((key + suffix for suffix in _FACTORS if key + suffix in known), None)
-    if found is None:
-        results = {name.removesuffix(suffix) for name in known for suffix in _FACTORS}
-        raise no_result("result", key, results, atlas)
-    return found
+__all__ = ["coefficients_of", "count_blocks", "record_of", "unit_of"]
 
 
 def record_of(source: Any, key: str, mend: str) -> Mapping[str, Any]:
@@ -66,9 +44,9 @@ def coefficients_of(source: Any, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Return gene names, shape (G,), and what they take of each pattern, shape (G, K), of the first table."""
     atlas = opened(source)
     for table in atlas.tables:
-        for suffix in _COEFFICIENTS:
-            if key + suffix in table.keys("varm"):
-                return np.asarray(table.var_names()).astype(str), np.asarray(table.varm(key + suffix))
+        name = first_of(key, (*weight_ends(), ""), table.keys("varm"))
+        if name is not None:
+            return np.asarray(table.var_names()).astype(str), np.asarray(table.varm(name))
     known = sorted({name for table in atlas.tables for name in table.keys("varm")})
     raise no_result("varm key", f"{key}_coefficients", known, atlas)
 

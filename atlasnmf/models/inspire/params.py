@@ -18,9 +18,11 @@ __all__ = [
     "LATENT",
     "PRESETS",
     "RESULTS",
+    "SHARES",
     "SHARES_STEPS",
     "SUMMARY",
     "TAKES_TENSORS",
+    "TRAINED_ONLY",
     "Params",
     "encoder_of",
     "needs",
@@ -33,6 +35,9 @@ RESULTS = {
     "obsm": ("X_inspire", "inspire_factors", "inspire_discriminator"),
     "varm": ("inspire_loadings",),
 }
+SHARES = ("inspire_factors",)
+#: The discriminators compare trained slices and say nothing of new ones.
+TRAINED_ONLY = ("inspire_discriminator",)
 
 #: Several workers can share a step.
 SHARES_STEPS = True

@@ -16,6 +16,7 @@ __all__ = [
     "FACTOR_LADDER",
     "PRESETS",
     "RESULTS",
+    "SHARES",
     "SUMMARY",
     "Params",
     "check",
@@ -31,6 +32,7 @@ RESULTS = {
     "varm": ("siid_loadings",),
     "obs": ("siid_type", "siid_depth"),
 }
+SHARES = ("siid_factors", "siid_proportions")
 
 #: What ``n_factors="auto"`` compares.
 FACTOR_LADDER = (8, 12, 16, 20, 24, 32, 40)

@@ -10,6 +10,7 @@ import numpy as np
 
 from atlasnmf.plots.report.mosaic import Mosaic, Tile, mosaic_of
 from atlasnmf.plots.report.survey import Groups
+from atlasnmf.result_names import factor_ends, first_of, weight_ends
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Scene", "found_results", "gene_weights", "group_columns", "scene_of"]
 
-#: Arrays whose columns are factors, by the end of their name; the first that a table has is drawn.
-_FACTORS = ("_factors", "_patterns", "_proportions")
-_WEIGHTS = ("_loadings", "_coefficients")
 #: A column with more categories than this is no grouping to look at.
 _MOST_GROUPS = 40
 _MOST_COLUMNS = 6
@@ -43,8 +41,7 @@ class Found:
         """Return the tables that have each array of factors, by obsm key."""
         arrays: dict[str, list[TableHandle]] = {}
         for table in self.atlas.tables:
-            there = table.keys("obsm")
-            name = next((self.key + end for end in _FACTORS if self.key + end in there), None)
+            name = first_of(self.key, factor_ends(), table.keys("obsm"))
             if name is not None:
                 arrays.setdefault(name, []).append(table)
         return arrays
@@ -162,9 +159,9 @@ def _merged(title: str, columns: list[Any]) -> Groups:
 def gene_weights(found: Found) -> tuple[np.ndarray, np.ndarray] | None:
     """Return genes and what they weigh in each factor, shapes (G,) and (G, K), of the genes a fit used."""
     for table in found.atlas.tables:
-        for end in _WEIGHTS:
-            if found.key + end in table.keys("varm"):
-                weights = np.asarray(table.varm(found.key + end), np.float64)
-                used = np.isfinite(weights).all(axis=1)
-                return np.asarray(table.var_names())[used].astype(str), weights[used]
+        name = first_of(found.key, weight_ends(), table.keys("varm"))
+        if name is not None:
+            weights = np.asarray(table.varm(name), np.float64)
+            used = np.isfinite(weights).all(axis=1)
+            return np.asarray(table.var_names())[used].astype(str), weights[used]
     return None

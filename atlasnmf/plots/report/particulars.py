@@ -27,8 +27,8 @@ class Figure:
 
 def figures_of(found: Found) -> list[Figure]:
     """Return the figures of a result: those of its model, then how the fit went."""
-    figures = [figure for make in _PARTICULAR.get(found.model, ()) for figure in make(found)]
-    return figures + _history(found)
+    makers = (_slice_effects, _stability, _held_out, _linked, _matched, _regions, _history)
+    return [figure for make in makers for figure in make(found)]
 
 
 def _history(found: Found) -> list[Figure]:
@@ -204,11 +204,3 @@ def _unmatched(found: Found) -> list[Figure]:
     names = [f"{slices[i]}: {labels[i]}" for i in order]
     text = "Share of the spots of a label without a partner: tissue that is new or lost stands first."
     return [_bars("Unmatched", names, shares[order], "share of the spots", text)]
-
-
-_PARTICULAR: dict[str, tuple[Callable[[Found], list[Figure]], ...]] = {
-    "inspire": (_slice_effects, _regions),
-    "stanmf": (_stability, _regions),
-    "siid": (_held_out, _linked),
-    "spatialfuser": (_matched,),
-}

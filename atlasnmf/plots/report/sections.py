@@ -13,6 +13,7 @@ from atlasnmf.plots.report.facts import Found, group_columns
 from atlasnmf.plots.report.particulars import Figure, figures_of
 from atlasnmf.plots.report.pictures import picture_of
 from atlasnmf.plots.report.survey import Groups
+from atlasnmf.result_names import are_shares
 
 __all__ = ["Quality", "Section", "section_of"]
 
@@ -110,7 +111,7 @@ def section_of(found: Found, *, most_pixels: int) -> Section:
         cards=made,
         slices=scenes[0][1].slices.names if scenes else (),
         bars=tuple(_bar(scene.mosaic, found.unit) for _, scene in scenes),
-        shares=any(key.endswith(("_factors", "_proportions")) for key in arrays),
+        shares=any(map(are_shares, arrays)),
         command=str(record.get("command", "")),
         params=record.get("params") or {},
         versions=record.get("versions") or {},
