@@ -15,6 +15,7 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.schema import Csr
 from atlasnmf.store.atlas import opened
 from atlasnmf.store.names import no_such
+from atlasnmf.store.paths import new_file
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ def export_communication(
     Raises
     ------
     BadInput
-        There is no such column, or no chosen spot has a label.
+        There is no such column, no chosen spot has a label, or the file's folder is missing.
     BadOption
         The file exists, or its name does not end in ``.h5ad``.
 
@@ -288,7 +289,7 @@ def export_communication(
     """
     import pandas as pd
 
-    path = Path(path)
+    path = new_file(path)
     if path.suffix != ".h5ad":
         raise BadOption(f"{path.name} must end in .h5ad")
     if path.exists():

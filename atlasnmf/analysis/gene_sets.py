@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.store.paths import new_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,6 +102,8 @@ def write_gene_sets(sets: Any, path: str | Path) -> Path:
     ------
     BadOption
         The ending says none of these.
+    BadInput
+        The file's folder is missing.
 
     Examples
     --------
@@ -112,7 +115,7 @@ def write_gene_sets(sets: Any, path: str | Path) -> Path:
     """
     import pandas as pd
 
-    path = Path(path)
+    path = new_file(path)
     if hasattr(sets, "columns") and "factor" in sets.columns:
         own = sets[sets["specific"]]
         sets = pd.DataFrame({"gene_set": [f"factor_{k}" for k in own["factor"]], "gene": own["gene"]})

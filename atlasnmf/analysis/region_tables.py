@@ -11,6 +11,7 @@ import numpy as np
 from atlasnmf.analysis.spots import stored_labels
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.atlas import opened
+from atlasnmf.store.paths import new_file, new_folder
 from atlasnmf.store.results import ResultWriter, refuse_existing
 
 if TYPE_CHECKING:
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["read_regions", "write_regions", "write_tables"]
 
-_COLUMNS = ("table", "spot", "region")
+#: What the figures of a fit speak of, and how the names of these figures begin.
+_AXES = {"slices": "n_spots", "ranks": ("instability", "sketch_error"), "genes": "platform_scaling"}
+#: Columns that name rows, in the order they are written in.
+_NAMING = (
+    *("slices", "slice", "ranks", "genes", "table", "source", "target", "region", "domain", "layer"),
+    *("gene_set", "factor", "pattern", "rank", "gene", "step"),
+)
 
 
 def _written(frame: pd.DataFrame, path: Path) -> Path:
@@ -48,7 +55,7 @@ def write_regions(atlas: AtlasLike, label_key: str, path: str | Path) -> Path:
     Raises
     ------
     BadInput
-        There is no such column.
+        There is no such column, or the file's folder is missing.
     BadOption
         The ending says none of these.
 
@@ -60,6 +67,7 @@ def write_regions(atlas: AtlasLike, label_key: str, path: str | Path) -> Path:
     """
     import pandas as pd
 
+    path = new_file(path)
     found = opened(atlas)
     labels = stored_labels(found, label_key)
     known = labels.codes >= 0
@@ -67,7 +75,7 @@ def write_regions(atlas: AtlasLike, label_key: str, path: str | Path) -> Path:
     spots = np.concatenate([table.obs_names() for table in found.tables])
     names = np.array(labels.names, object)[labels.codes[known]]
     frame = pd.DataFrame({"table": tables[known], "spot": spots[known].astype(str), "region": names})
-    return _written(frame, Path(path))
+    return _written(frame, path)
 
 
 def read_regions(
@@ -167,12 +175,13 @@ def write_tables(atlas: AtlasLike, folder: str | Path, *, ending: str = "csv") -
     Returns
     -------
     list of pathlib.Path
-        ``<key>.<ending>`` for columns of one length, and ``<key>.<name>.<ending>`` for those inside an entry.
+        ``<key>.<ending>`` for columns of one length, and ``<key>.<name>.<ending>`` for those inside an entry
+        and for what a fit says of its slices, ranks or genes. Older files of these names are replaced.
 
     Raises
     ------
     BadInput
-        There is no such result.
+        There is no such result, or ``folder`` is a file.
     BadOption
         The ending is none of these.
 
@@ -193,14 +202,11 @@ def write_tables(atlas: AtlasLike, folder: str | Path, *, ending: str = "csv") -
                 tables |= _tables_of(key, table.uns(key))
     if not tables:
         raise BadInput(f"no result of {found.name} is a table; run atlasnmf.tl.factor_genes or another first")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = new_folder(folder)
     return [_written(frame, folder / f"{name}.{ending}") for name, frame in tables.items()]
 
 
 def _tables_of(name: str, entry: Any) -> dict[str, pd.DataFrame]:
-    import pandas as pd
-
     if hasattr(entry, "columns"):
         return {name: entry}
     if not isinstance(entry, Mapping):
@@ -209,12 +215,33 @@ def _tables_of(name: str, entry: Any) -> dict[str, pd.DataFrame]:
     for key, value in entry.items():
         if isinstance(value, Mapping) and key not in ("params", "written"):
             found |= _tables_of(f"{name}.{key}", value)
-    columns = {k: np.asarray(v) for k, v in entry.items() if np.ndim(v) == 1 and len(np.shape(v)) == 1}
+    columns = {k: np.asarray(v) for k, v in entry.items() if len(np.shape(v)) == 1}
+    if {"slices", "n_spots"} <= columns.keys():  # the record of a fit
+        return found | _by_axis(name, columns)
     lengths = [len(v) for v in columns.values()]
     if lengths:
         # the columns of a table are those of the commonest length
         common = max(set(lengths), key=lengths.count)
         chosen = {k: v for k, v in columns.items() if len(v) == common}
         if common and len(chosen) > 1:
-            found[name] = pd.DataFrame(chosen)
+            found[name] = _framed(chosen)
     return found
+
+
+def _by_axis(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, pd.DataFrame]:
+    """Take what a fit noted apart by what it speaks of: as many slices as ranks make no common rows."""
+    found = {}
+    for axis, starts in _AXES.items():
+        own = {k: v for k, v in columns.items() if axis in columns and k.startswith(starts)}
+        own = {k: v for k, v in own.items() if len(v) == len(columns[axis])}
+        if own and len(columns[axis]):
+            found[f"{name}.{axis}"] = _framed({axis: columns[axis], **own})
+    return found
+
+
+def _framed(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Put what names the rows first: zarr returns columns in the order of the folder."""
+    import pandas as pd
+
+    named = [column for column in _NAMING if column in columns]
+    return pd.DataFrame({k: columns[k] for k in [*named, *sorted(set(columns) - set(named))]})

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from atlasnmf.errors import BadInput
 
-__all__ = ["local_path"]
+__all__ = ["local_path", "new_file", "new_folder"]
 
 
 def local_path(given: str | PathLike[str]) -> Path:
@@ -41,3 +41,40 @@ def local_path(given: str | PathLike[str]) -> Path:
             "its path"
         )
     return Path(unquote(urlsplit(text).path))
+
+
+def new_file(given: str | PathLike[str]) -> Path:
+    """Return the path of a file to write, whose folder is there.
+
+    Parameters
+    ----------
+    given
+        As :func:`local_path` takes it; the file may exist.
+
+    Raises
+    ------
+    BadInput
+        Its folder is missing, or it is a folder itself.
+    """
+    path = local_path(given)
+    if not path.parent.is_dir():
+        raise BadInput(f"there is no folder {path.parent} for {path.name}; create it first")
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; name a file in it")
+    return path
+
+
+def new_folder(given: str | PathLike[str]) -> Path:
+    """Return the path of a folder to write files in, made with its parents where missing.
+
+    Raises
+    ------
+    BadInput
+        Something on the way is a file.
+    """
+    path = local_path(given)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise BadInput(f"{place} is a file and no folder; name another folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path

@@ -137,6 +137,41 @@ def test_results_that_are_tables_become_files(small, tmp_path):
     assert "inspire_enrichment.parquet" in paths
 
 
+def test_as_many_ranks_as_slices_make_no_common_rows(tmp_path):
+    adata = anndata.AnnData(np.ones((2, 2)), obsm={"spatial": np.eye(2)})
+    ranks = {"ranks": [3, 4], "instability_amari_mean": [0.1, 0.2], "instability_amari_sd": [0.01, 0.02]}
+    of_fit = {"slices": ["a", "b"], "n_spots": [7, 9], "warnings": ["one", "two"], "mean_factors": [0.5, 0.5]}
+    adata.uns["study"] = {name: np.array(values) for name, values in {**ranks, **of_fit}.items()}
+    adata.uns["pair"] = {
+        "slices": np.array(["a"]),
+        "n_spots": np.array([7]),
+        "genes": np.array(["g", "h"]),
+        "platform_scaling": np.array([1.0, 2.0]),
+    }
+    files = {path.name: pd.read_csv(path) for path in tl.write_tables(adata, tmp_path)}
+    assert {name: list(frame) for name, frame in files.items()} == {
+        "study.slices.csv": ["slices", "n_spots"],
+        "study.ranks.csv": ["ranks", "instability_amari_mean", "instability_amari_sd"],
+        "pair.slices.csv": ["slices", "n_spots"],
+        "pair.genes.csv": ["genes", "platform_scaling"],
+    }
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(small, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    tl.factor_genes(str(small), n_top=4)
+    for folder in (tmp_path / "notes", tmp_path / "notes" / "tables"):
+        with pytest.raises(BadInput, match=r"notes is a file and no folder"):
+            tl.write_tables(str(small), folder)
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_what_names_the_rows_stands_first(small, tmp_path):
+    tl.factor_genes(str(small), n_top=4)
+    path = {path.name: path for path in tl.write_tables(str(small), tmp_path)}["inspire_genes.csv"]
+    assert list(pd.read_csv(path)) == ["factor", "rank", "gene", "fold", "loading", "specific"]
+
+
 @pytest.mark.parametrize(
     "call, error, words",
     [
@@ -153,6 +188,13 @@ def test_results_that_are_tables_become_files(small, tmp_path):
         (lambda s, f: tl.read_regions(s, f / "r.csv", key_added="new"), BadInput, "no file"),
         (lambda s, f: tl.write_tables(s, f / "t"), BadInput, "factor_genes"),
         (lambda s, f: tl.write_tables(s, f / "t", ending="xlsx"), BadOption, "csv, tsv or parquet"),
+        (lambda s, f: tl.write_regions(s, "region", f / "no" / "r.csv"), BadInput, "there is no folder"),
+        (lambda s, f: tl.write_gene_sets(SETS, f / "no" / "r.gmt"), BadInput, "there is no folder"),
+        (
+            lambda s, f: tl.export_communication(s, f / "no" / "c.h5ad", label_key="region"),
+            BadInput,
+            "there is no folder",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_the_store(untouched, tmp_path, call, error, words):

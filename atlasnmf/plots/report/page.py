@@ -72,13 +72,9 @@ def write_report(
     """
     from atlasnmf.plots.stored import unit_of
     from atlasnmf.store.atlas import open_atlas
-    from atlasnmf.store.paths import local_path
+    from atlasnmf.store.paths import new_file
 
-    out = local_path(out)
-    if not out.parent.is_dir():
-        raise BadInput(f"there is no folder {out.parent} for the report; create it first")
-    if out.is_dir():
-        raise BadInput(f"{out} is a folder; name a file in it, such as {out / 'report.html'}")
+    out = new_file(out)
     if out.exists() and not overwrite:
         raise BadOption(f"{out} exists already; name another file or leave out --no-overwrite")
     atlas = open_atlas(str(store))
