@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from atlasnmf.cli_options import Json, Overwrite, command_of, fixed, listener, numbers, say
+from atlasnmf.cli_options import Json, Overwrite, command_of, fixed, listener, numbers, say, single_command
 from atlasnmf.cli_simulate import simulate
 from atlasnmf.errors import AtlasError, BadOption, Interrupted
 from atlasnmf.options import AtlasOptions, PrepareOptions, RunOptions, flag_of
@@ -153,11 +153,8 @@ class _ModelGroup(TyperGroup):
             fixed("dry_run", DryRun, False),
             fixed("as_json", Json, False),
         ]
-        single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-        single.command(cmd_name)(
-            command_of(action, (params, PrepareOptions, AtlasOptions, RunOptions), parameters)
-        )
-        return typer.main.get_command(single)
+        classes = (params, PrepareOptions, AtlasOptions, RunOptions)
+        return single_command(cmd_name, action, classes, parameters)
 
 
 def _fit(request: FitRequest, *, dry_run: bool, as_json: bool) -> None:

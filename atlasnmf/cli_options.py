@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from atlasnmf.events import Events
 
-__all__ = ["Json", "Overwrite", "command_of", "fixed", "listener", "numbers", "say"]
+__all__ = ["Json", "Overwrite", "command_of", "fixed", "listener", "numbers", "say", "single_command"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")]
@@ -83,7 +83,7 @@ def command_of(
         ],
         None,
     )
-    allowed = {_spelling(parameter) for parameter in parameters} - {"store"} | set(declared)
+    allowed = {_spelling(parameter) for parameter in parameters} - {"store", "out"} | set(declared)
 
     def run(**values: Any) -> None:
         from_file = _read_config(values.pop("config"), allowed)
@@ -101,6 +101,18 @@ def command_of(
     run.__doc__ = action.__doc__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in everything}
     return run
+
+
+def single_command(
+    name: str,
+    action: Callable[..., None],
+    option_classes: tuple[type, ...],
+    parameters: list[inspect.Parameter],
+) -> Any:
+    """Return the command of :func:`command_of`, for a group that makes its commands when asked for."""
+    single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    single.command(name)(command_of(action, option_classes, parameters))
+    return typer.main.get_command(single)
 
 
 def _spelling(parameter: inspect.Parameter) -> str:

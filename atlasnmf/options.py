@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -19,6 +22,7 @@ __all__ = [
     "at_least",
     "flag_of",
     "split_list",
+    "taking",
 ]
 
 
@@ -84,6 +88,50 @@ class Options(BaseModel):
                 message = f"no such option;{hint} there are {', '.join(known)}"
             given = "" if not name or name not in values else f" (got {values[name]!r})"
             raise BadOption(f"{flag_of(name) + ': ' if name else ''}{message}{given}") from None
+
+
+T = TypeVar("T")
+
+
+def taking(options: type[Options]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Let a function whose last positional argument is a set of options take each of them by name.
+
+    The signature that is seen, and the parameters in the docstring where it says ``{options}``, are those of
+    the options: they are written down once, with their defaults, limits and descriptions.
+
+    Examples
+    --------
+    >>> class Sizes(Options):
+    ...     n_spots: int = Field(5, ge=1, description="Spots.")
+    >>> @taking(Sizes)
+    ... def simulate(out: str, sizes: Sizes, *, overwrite: bool = False) -> str:
+    ...     return f"{sizes.n_spots} spots in {out}"
+    >>> simulate("a.zarr", n_spots=7), str(inspect.signature(simulate))
+    ('7 spots in a.zarr', "(out: 'str', *, n_spots: int = 5, overwrite: 'bool' = False) -> 'str'")
+    """
+    fields = options.model_fields
+
+    def wrap(function: Callable[..., T]) -> Callable[..., T]:
+        @wraps(function)
+        def by_name(*args: Any, **values: Any) -> T:
+            own = {name: values.pop(name) for name in tuple(values) if name in fields}
+            return function(*args, options(**own), **values)
+
+        signature = inspect.signature(function)
+        given = list(signature.parameters.values())
+        last = max(at for at, one in enumerate(given) if one.kind is one.POSITIONAL_OR_KEYWORD)
+        given[last : last + 1] = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=info.default, annotation=info.annotation
+            )
+            for name, info in fields.items()
+        ]
+        by_name.__signature__ = signature.replace(parameters=given)  # type: ignore[attr-defined]
+        said = "\n    ".join(f"{name}\n        {info.description}" for name, info in fields.items())
+        by_name.__doc__ = (function.__doc__ or "").replace("{options}", said)
+        return by_name
+
+    return wrap
 
 
 class AtlasOptions(Options):

@@ -16,7 +16,9 @@ from atlasnmf.budget import format_bytes
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.events import SILENT, Events
 from atlasnmf.features.fill import FillScore
+from atlasnmf.options import taking
 from atlasnmf.pipeline.volume_filling import Filled, GeneFile, VolumeOptions, fill_genes, gather_genes
+from atlasnmf.simulate.volume import VolumeParams, annotated_grid, made_grid, plan_volume
 from atlasnmf.store.names import safe_name
 from atlasnmf.store.ontology import Ontology, read_ontology
 from atlasnmf.store.volumes import GeneVolumes, open_volumes, read_annotation, read_gene_names, read_mask
@@ -336,18 +338,9 @@ def _write_table(
     )
 
 
+@taking(VolumeParams)
 def simulate_volume(
-    out: Path | str,
-    *,
-    shape: tuple[int, int, int] = (34, 24, 30),
-    n_regions: int = 40,
-    n_genes: int = 300,
-    n_patterns: int = 8,
-    missing: float = 0.1,
-    annotated: Path | str | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
-    events: Events = SILENT,
+    out: Path | str, params: VolumeParams, *, overwrite: bool = False, events: Events = SILENT
 ) -> VolumeOutcome:
     """Write a store of a made voxel volume whose patterns, coefficients and regions are known.
 
@@ -355,15 +348,7 @@ def simulate_volume(
     ----------
     out
         The store; it appears when it is whole.
-    shape, n_regions
-        Of a made grid.
-    n_genes, n_patterns, missing
-        Genes, planted rank, and share of values lost (and filled again).
-    annotated
-        h5ad file of a real annotated grid to paint on in place of a made one (see
-        :func:`atlasnmf.simulate.volume.annotated_grid`): geometry and regions are then real, values made.
-    seed
-        Same seed, same store.
+    {options}
     overwrite, events
         As in :func:`ingest_volumes`.
 
@@ -385,16 +370,21 @@ def simulate_volume(
     >>> an.open_atlas("made.zarr").tables[0].obsm("true_patterns").shape[1]
     3
     """
-    from atlasnmf.simulate.volume import annotated_grid, made_grid, plan_volume
-
-    painted = made_grid(shape, n_regions, seed=seed) if annotated is None else annotated_grid(annotated)
-    volume = plan_volume(painted, n_genes=n_genes, n_patterns=n_patterns, missing=missing, seed=seed)
+    annotated, seed = params.annotated, params.seed
+    painted = (
+        made_grid(params.shape, params.n_regions, seed=seed)
+        if annotated is None
+        else annotated_grid(annotated)
+    )
+    volume = plan_volume(
+        painted, n_genes=params.n_genes, n_patterns=params.n_patterns, missing=params.missing, seed=seed
+    )
     truth = {
         "simulator": "volume",
         "seed": seed,
-        "rank": n_patterns,
+        "rank": params.n_patterns,
         "pattern_regions": np.array(["+".join(union) for union in volume.pattern_regions], dtype=object),
-        "missing": missing,
+        "missing": params.missing,
         "regions": painted.source,
         "note": "values are made" if annotated is None else "geometry and regions are real, values are made",
     }

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from atlasnmf.errors import BadOption
 from atlasnmf.events import SILENT, Events
+from atlasnmf.options import Options, taking
 from atlasnmf.schema import Csr
 from atlasnmf.seeds import rng_for, seed_for
 from atlasnmf.simulate.anatomy import PITCH_UM, Anatomy, body_positions, plan_anatomy
@@ -22,6 +24,22 @@ __all__ = ["Embryo", "SpotBlock", "plan_embryo", "simulate_embryo", "slice_block
 #: Spread of a spot's factors around its place's mean (Dirichlet), and of its depth (gamma).
 _CONCENTRATION, _DEPTH_SHAPE = 25.0, 6.0
 _MIN_SPOTS = 10
+
+
+class EmbryoParams(Options):
+    """What an embryo is made of."""
+
+    title: ClassVar[str] = "The embryo"
+
+    n_spots: int = Field(
+        20_000, ge=1, description="Spots over all slices; the last slice has twice as many as the first."
+    )
+    n_slices: int = Field(4, ge=1, description="Slices of different age, growing like an embryo.")
+    n_genes: int = Field(1_000, ge=1, description="Genes, all measured in all slices.")
+    n_factors: int = Field(
+        12, ge=1, description="Spatial factors with sparse gene programmes, and domains, the organs."
+    )
+    seed: int = Field(0, ge=0, description="Same seed, same store.")
 
 
 @dataclass(frozen=True)
@@ -89,23 +107,13 @@ class SpotBlock:
     spatial: np.ndarray
 
 
-def plan_embryo(
-    *, n_spots: int = 20_000, n_slices: int = 4, n_genes: int = 1_000, n_factors: int = 12, seed: int = 0
-) -> Embryo:
-    """Decide everything but the spots.
+@taking(EmbryoParams)
+def plan_embryo(params: EmbryoParams) -> Embryo:
+    """Decide everything but the spots; a spot holds about ``0.3 * n_genes`` molecules (at least 60).
 
     Parameters
     ----------
-    n_spots
-        Spots over all slices; the last slice has twice as many as the first.
-    n_slices
-        Slices of different age.
-    n_genes
-        Genes, all measured in all slices; a spot holds about ``0.3 * n_genes`` molecules (at least 60).
-    n_factors
-        Factors, and domains: the mesenchyme, organs, cores nested in organs.
-    seed
-        Same seed, same embryo.
+    {options}
 
     Raises
     ------
@@ -118,10 +126,8 @@ def plan_embryo(
     >>> embryo.slices, embryo.n_spots.tolist()
     (('slice_1', 'slice_2'), [1000, 2000])
     """
-    if n_slices < 1 or n_factors < 1:
-        raise BadOption(
-            f"an embryo needs a slice and a factor, got {n_slices} slices and {n_factors} factors"
-        )
+    n_spots, n_slices, n_genes = params.n_spots, params.n_slices, params.n_genes
+    n_factors, seed = params.n_factors, params.seed
     if n_spots < 2 * _MIN_SPOTS * n_slices:
         raise BadOption(
             f"{n_spots} spots are too few for {n_slices} slices; ask for at least "
@@ -212,16 +218,9 @@ def slice_blocks(embryo: Embryo, slice_index: int, *, block_spots: int = 8_192) 
         )
 
 
+@taking(EmbryoParams)
 def simulate_embryo(
-    out: Path | str,
-    *,
-    n_spots: int = 20_000,
-    n_slices: int = 4,
-    n_genes: int = 1_000,
-    n_factors: int = 12,
-    seed: int = 0,
-    overwrite: bool = False,
-    events: Events = SILENT,
+    out: Path | str, params: EmbryoParams, *, overwrite: bool = False, events: Events = SILENT
 ) -> Path:
     """Write a SpatialData store of the slices of a growing embryo, one table each, the truth beside the data.
 
@@ -229,8 +228,7 @@ def simulate_embryo(
     ----------
     out
         The store; it appears when it is whole.
-    n_spots, n_slices, n_genes, n_factors, seed
-        As in :func:`plan_embryo`.
+    {options}
     overwrite
         Replace a store that is there.
     events
@@ -262,11 +260,11 @@ def simulate_embryo(
     """
     from atlasnmf.store.writer import create_store
 
-    embryo = plan_embryo(n_spots=n_spots, n_slices=n_slices, n_genes=n_genes, n_factors=n_factors, seed=seed)
+    embryo = plan_embryo(**dict(params))
     out = Path(out)
-    with create_store(out, overwrite=overwrite) as store, events.stage("simulate", n_spots) as advance:
+    with create_store(out, overwrite=overwrite) as store, events.stage("simulate", params.n_spots) as advance:
         for s, name in enumerate(embryo.slices):
-            table = store.table(name, n_genes=n_genes, dtype=np.int32)
+            table = store.table(name, n_genes=params.n_genes, dtype=np.int32)
             names, domain = [], []
             for block in slice_blocks(embryo, s):
                 table.append(block.counts, obsm={"spatial": block.spatial, "true_factors": block.factors})

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from atlasnmf.errors import BadOption
 from atlasnmf.events import SILENT, Events
+from atlasnmf.options import Options, taking
 from atlasnmf.seeds import rng_for, seed_for
 from atlasnmf.simulate.anatomy import PITCH_UM, Anatomy, outline_reach, plan_anatomy
 from atlasnmf.simulate.programmes import gene_names, gene_programmes
 from atlasnmf.simulate.sampling import alias_tables, sample_counts, spot_factors
 
-__all__ = ["DIFFICULTIES", "PROTEIN", "RNA", "Difficulty", "Omics", "Section", "plan_omics", "simulate_omics"]
+__all__ = [
+    "DIFFICULTIES",
+    "PROTEIN",
+    "RNA",
+    "Difficulty",
+    "Omics",
+    "OmicsParams",
+    "Section",
+    "plan_omics",
+    "simulate_omics",
+]
 
 #: Names of the two tables.
 RNA, PROTEIN = "rna", "protein"
@@ -30,27 +42,49 @@ _HOLES = 6
 _MIN_SPOTS, _BLOCK = 200, 8_192
 
 
+class OmicsParams(Options):
+    """What a pair of modalities is made of."""
+
+    title: ClassVar[str] = "The two slices"
+
+    n_spots: int = Field(5_000, ge=1, description="Spots of the RNA slice, nearly.")
+    n_genes: int = Field(600, ge=1, description="Genes.")
+    n_proteins: int = Field(60, ge=2, description="Features of the protein slice.")
+    n_factors: int = Field(12, ge=2, description="Programmes of the tissue, and its domains.")
+    difficulty: Literal["easy", "medium", "hard"] = Field(
+        "medium", description="Sets what is not given of the following."
+    )
+    feature_overlap: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of the programmes that both modalities see; of the others each sees a half.",
+    )
+    overlap: float | None = Field(
+        None, gt=0, le=1, description="Share of the tissue that lies in both slices."
+    )
+    resolution: float | None = Field(
+        None, ge=0.25, le=8, description="Pitch of the protein spots as a multiple of the RNA's."
+    )
+    rotation: float | None = Field(None, description="Turn of the protein slice, degrees.")
+    warp: float | None = Field(
+        None, ge=0, description="Largest displacement of its smooth warp before that, um."
+    )
+    depth: float | None = Field(
+        None, gt=0, description="Counts of either modality as a multiple of the usual."
+    )
+    link: float | None = Field(
+        None, ge=0, le=1, description="How far a protein follows the gene that encodes it, 0 to 1."
+    )
+    shared_names: float = Field(
+        0.0, ge=0, le=1, description="Share of the proteins named as their genes are."
+    )
+    seed: int = Field(0, ge=0, description="Same seed, same store.")
+
+
 @dataclass(frozen=True)
 class Difficulty:
-    """What is set together by the name of a difficulty.
-
-    Parameters
-    ----------
-    feature_overlap
-        Share of the tissue's programmes that both modalities see; of the others each sees a half.
-    overlap
-        Share of the tissue that lies in both slices.
-    resolution
-        Distance of the proteins' spots as a multiple of that of the RNA's.
-    rotation
-        Degrees the protein slice is turned by.
-    warp
-        Largest displacement of the smooth warp before that, micrometres.
-    depth
-        Counts of either modality, as a multiple of the usual.
-    link
-        How far a protein follows the gene that encodes it, 0 to 1.
-    """
+    """What is set together by the name of a difficulty; see :class:`OmicsParams`."""
 
     feature_overlap: float
     overlap: float
@@ -139,41 +173,13 @@ class Omics:
     settings: dict[str, Any]
 
 
-def plan_omics(
-    *,
-    n_spots: int = 5_000,
-    n_genes: int = 600,
-    n_proteins: int = 60,
-    n_factors: int = 12,
-    difficulty: str = "medium",
-    feature_overlap: float | None = None,
-    overlap: float | None = None,
-    resolution: float | None = None,
-    rotation: float | None = None,
-    warp: float | None = None,
-    depth: float | None = None,
-    link: float | None = None,
-    shared_names: float = 0.0,
-    seed: int = 0,
-) -> Omics:
+@taking(OmicsParams)
+def plan_omics(params: OmicsParams) -> Omics:
     """Decide everything but the counts.
 
     Parameters
     ----------
-    n_spots
-        Spots of the RNA slice, nearly.
-    n_genes, n_proteins
-        Features of the two modalities.
-    n_factors
-        Programmes of the tissue, and its domains.
-    difficulty
-        ``easy``, ``medium`` or ``hard``: sets what is not given of the following.
-    feature_overlap, overlap, resolution, rotation, warp, depth, link
-        See :class:`Difficulty`.
-    shared_names
-        Share of the proteins that are named as their genes are; none by default.
-    seed
-        Same seed, same pair.
+    {options}
 
     Raises
     ------
@@ -186,16 +192,10 @@ def plan_omics(
     >>> len(omics.rna.true_positions), len(omics.protein.names)
     (1004, 20)
     """
-    given = {
-        "feature_overlap": feature_overlap,
-        "overlap": overlap,
-        "resolution": resolution,
-        "rotation": rotation,
-        "warp": warp,
-        "depth": depth,
-        "link": link,
-    }
-    hard = _difficulty(difficulty, {key: value for key, value in given.items() if value is not None})
+    n_spots, n_genes, n_proteins = params.n_spots, params.n_genes, params.n_proteins
+    n_factors, shared_names, seed = params.n_factors, params.shared_names, params.seed
+    given = params.model_dump(include=set(Difficulty.__annotations__), exclude_none=True)
+    hard = replace(DIFFICULTIES[params.difficulty], **given)
     _check_sizes(n_spots, n_genes, n_proteins, n_factors, shared_names)
     anatomy = plan_anatomy(n_factors, 1, seed=seed_for(seed, "omics", "anatomy"))
     rng = rng_for(seed, "omics", "features")
@@ -244,39 +244,17 @@ def plan_omics(
         hard.depth * _PROTEIN_COUNTS * n_proteins,
         sections[1][1],
     )
-    settings = {"difficulty": difficulty, **hard.__dict__, "shared_names": shared_names, "seed": seed}
+    settings = {"difficulty": params.difficulty, **hard.__dict__, "shared_names": shared_names, "seed": seed}
     reach = 0.75 * max(rna.pitch, protein.pitch)
     partners = _partners(rna.true_positions, protein.true_positions, reach)
     return Omics(seed, anatomy, _side_mixture(n_factors, seed), rna, protein, encoded_by, partners, settings)
 
 
-def _difficulty(name: str, changed: dict[str, float]) -> Difficulty:
-    if name not in DIFFICULTIES:
-        raise BadOption(f"--difficulty: one of {', '.join(DIFFICULTIES)} (got {name!r})")
-    hard = Difficulty(**{**DIFFICULTIES[name].__dict__, **changed})
-    for field in ("feature_overlap", "link"):
-        if not 0 <= getattr(hard, field) <= 1:
-            raise BadOption(f"--{field.replace('_', '-')}: between 0 and 1 (got {getattr(hard, field)})")
-    if not 0 < hard.overlap <= 1:
-        raise BadOption(f"--overlap: above 0 and at most 1 (got {hard.overlap})")
-    if not (0.25 <= hard.resolution <= 8 and hard.depth > 0 and hard.warp >= 0):
-        raise BadOption(
-            "a resolution between 0.25 and 8, a positive depth and a warp of 0 or more are needed, got "
-            f"{hard.resolution}, {hard.depth} and {hard.warp}"
-        )
-    return hard
-
-
 def _check_sizes(n_spots: int, n_genes: int, n_proteins: int, n_factors: int, shared_names: float) -> None:
     if n_spots < _MIN_SPOTS:
         raise BadOption(f"--n-spots: at least {_MIN_SPOTS} (got {n_spots})")
-    if n_factors < 2 or n_genes < 2 * n_factors or n_proteins < 2:
-        raise BadOption(
-            f"two programmes, twice as many genes and two proteins are needed at least, got {n_factors} "
-            f"programmes, {n_genes} genes and {n_proteins} proteins"
-        )
-    if not 0 <= shared_names <= 1:
-        raise BadOption(f"--shared-names: between 0 and 1 (got {shared_names})")
+    if n_genes < 2 * n_factors:
+        raise BadOption(f"--n-genes: twice as many as the {n_factors} programmes at least (got {n_genes})")
     if shared_names and 2 * n_proteins > n_genes:
         raise BadOption(
             f"--shared-names: take twice as many genes as proteins (got {n_genes} and {n_proteins})"
@@ -373,25 +351,9 @@ def _partners(first: np.ndarray, second: np.ndarray, reach: float) -> tuple[np.n
     return found[0], found[1]
 
 
+@taking(OmicsParams)
 def simulate_omics(
-    out: Path | str,
-    *,
-    n_spots: int = 5_000,
-    n_genes: int = 600,
-    n_proteins: int = 60,
-    n_factors: int = 12,
-    difficulty: str = "medium",
-    feature_overlap: float | None = None,
-    overlap: float | None = None,
-    resolution: float | None = None,
-    rotation: float | None = None,
-    warp: float | None = None,
-    depth: float | None = None,
-    link: float | None = None,
-    shared_names: float = 0.0,
-    seed: int = 0,
-    overwrite: bool = False,
-    events: Events = SILENT,
+    out: Path | str, params: OmicsParams, *, overwrite: bool = False, events: Events = SILENT
 ) -> Path:
     """Write a store of an RNA slice and a protein slice of one tissue, laid apart.
 
@@ -399,10 +361,7 @@ def simulate_omics(
     ----------
     out
         The store; it appears when it is whole.
-    n_spots, n_genes, n_proteins, n_factors, difficulty, feature_overlap, overlap, resolution, rotation, warp
-        As in :func:`plan_omics`.
-    depth, link, shared_names, seed
-        As in :func:`plan_omics`.
+    {options}
     overwrite
         Replace a store that is there.
     events
@@ -436,22 +395,7 @@ def simulate_omics(
     """
     from atlasnmf.store.writer import create_store
 
-    omics = plan_omics(
-        n_spots=n_spots,
-        n_genes=n_genes,
-        n_proteins=n_proteins,
-        n_factors=n_factors,
-        difficulty=difficulty,
-        feature_overlap=feature_overlap,
-        overlap=overlap,
-        resolution=resolution,
-        rotation=rotation,
-        warp=warp,
-        depth=depth,
-        link=link,
-        shared_names=shared_names,
-        seed=seed,
-    )
+    omics = plan_omics(**dict(params))
     out, sections = Path(out), (omics.rna, omics.protein)
     total = sum(len(section.body) for section in sections)
     with create_store(out, overwrite=overwrite) as store, events.stage("simulate", total) as advance:

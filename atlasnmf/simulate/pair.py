@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from atlasnmf.errors import BadOption
 from atlasnmf.events import SILENT, Events
+from atlasnmf.options import Options, taking
 from atlasnmf.seeds import rng_for, seed_for
 from atlasnmf.simulate.programmes import gene_names, gene_programmes
 from atlasnmf.simulate.sampling import alias_tables, sample_counts
 
-__all__ = ["COARSE", "FINE", "Pair", "plan_pair", "simulate_pair"]
+__all__ = ["COARSE", "FINE", "Pair", "PairParams", "plan_pair", "simulate_pair"]
 
 #: Names of the two tables.
 FINE, COARSE = "xenium", "visium"
@@ -27,6 +29,37 @@ _COMMON = 0.4
 #: Share that is the same for all genes, so that none is absent.
 _EVERYWHERE = 0.02
 _BLOCK = 8_192
+
+
+class PairParams(Options):
+    """What a pair is made of."""
+
+    title: ClassVar[str] = "The pair"
+
+    n_cells: int = Field(
+        20_000, ge=1, description="Cells of the fine slice, on a square with 24 to a coarse spot."
+    )
+    n_genes: int = Field(1_000, ge=1, description="Genes of the coarse slice.")
+    n_panel: int = Field(300, ge=1, description="Those of them that the fine slice has too.")
+    grid: int = Field(
+        20,
+        ge=1,
+        description="Squares of the checkerboard along a side, l in the paper; neighbours differ in type.",
+    )
+    n_types: int = Field(8, ge=2, description="Cell types, h in the paper.")
+    coverage: float = Field(
+        1.0, gt=0, description="Fine counts as a multiple of 150 per cell, rho in the paper."
+    )
+    mapping_noise: float = Field(
+        0.0, ge=0, description="Standard deviation of the error of the cells' stored positions, um."
+    )
+    depth_variation: float = Field(
+        0.0, ge=0, description="Standard deviation of a smooth field over the tissue on the log coarse depth."
+    )
+    scaling_spread: float = Field(
+        0.5, ge=0, description="Standard deviation of the log platform scaling of a gene."
+    )
+    seed: int = Field(0, ge=0, description="Same seed, same store.")
 
 
 @dataclass(frozen=True)
@@ -78,41 +111,13 @@ class Pair:
         return self.mixtures / self.mixtures.sum(axis=1, keepdims=True)
 
 
-def plan_pair(
-    *,
-    n_cells: int = 20_000,
-    n_genes: int = 1_000,
-    n_panel: int = 300,
-    grid: int = 20,
-    n_types: int = 8,
-    coverage: float = 1.0,
-    mapping_noise: float = 0.0,
-    depth_variation: float = 0.0,
-    scaling_spread: float = 0.5,
-    seed: int = 0,
-) -> Pair:
+@taking(PairParams)
+def plan_pair(params: PairParams) -> Pair:
     """Decide everything but the counts.
 
     Parameters
     ----------
-    n_cells
-        Fine cells, on a square with 24 to a coarse spot.
-    n_genes, n_panel
-        Genes of the coarse platform, and how many of them the fine one measures.
-    grid
-        Squares of the checkerboard along a side, l in the paper; neighbouring squares hold different types.
-    n_types
-        Cell types, h in the paper.
-    coverage
-        Fine counts as a multiple of 150 a cell, rho in the paper.
-    mapping_noise
-        Standard deviation of the error of the cells' stored positions, micrometres.
-    depth_variation
-        Standard deviation of a smooth field over the tissue that multiplies the log of the coarse depth.
-    scaling_spread
-        Standard deviation of the log of the platform scaling of a gene.
-    seed
-        Same seed, same pair.
+    {options}
 
     Raises
     ------
@@ -130,15 +135,14 @@ def plan_pair(
     >>> len(pair.cells), len(pair.spots), int(pair.panel.sum())
     (2400, 99, 40)
     """
-    if n_types < 2 or n_genes < 2 * n_types:
-        raise BadOption(f"--n-types: 2 or more, and at most half of the {n_genes} genes (got {n_types})")
+    n_cells, n_genes, n_panel, seed = params.n_cells, params.n_genes, params.n_panel, params.seed
+    grid, n_types = params.grid, params.n_types
+    if n_genes < 2 * n_types:
+        raise BadOption(f"--n-types: at most half of the {n_genes} genes (got {n_types})")
     if not 2 <= n_panel <= n_genes:
         raise BadOption(f"--n-panel: between 2 and the {n_genes} genes (got {n_panel})")
-    if grid < 1 or n_cells < 10 * 24 or not coverage > 0:
-        raise BadOption(
-            f"a pair needs a square, 240 cells and a positive coverage, got {grid} squares, "
-            f"{n_cells} cells and a coverage of {coverage}"
-        )
+    if n_cells < 10 * 24:
+        raise BadOption(f"--n-cells: 240 or more (got {n_cells})")
     side = np.sqrt(n_cells * CELL_UM2)
     cells = rng_for(seed, "pair", "cells").uniform(0.0, side, (n_cells, 2))
     board = _checkerboard(grid, n_types, rng_for(seed, "pair", "board"))
@@ -150,15 +154,15 @@ def plan_pair(
     profiles = (1 - _COMMON) * own + _COMMON * own.mean(axis=0)
     panel = np.zeros(n_genes, bool)
     panel[rng.choice(n_genes, n_panel, replace=False)] = True
-    scaling = np.where(panel, rng.lognormal(0.0, scaling_spread, n_genes), 1.0)
+    scaling = np.where(panel, rng.lognormal(0.0, params.scaling_spread, n_genes), 1.0)
     rng = rng_for(seed, "pair", "depth")
-    counts = coverage * _CELL_COUNTS * rng.lognormal(-(_CELL_SPREAD**2) / 2, _CELL_SPREAD, n_cells)
+    counts = params.coverage * _CELL_COUNTS * rng.lognormal(-(_CELL_SPREAD**2) / 2, _CELL_SPREAD, n_cells)
     depths = counts / profiles[:, panel].sum(axis=1)[types]
     spots = _hexagons(side)
     spot_of = _nearest(spots, cells)
-    seen = cells + rng_for(seed, "pair", "noise").normal(0.0, mapping_noise, cells.shape)
+    seen = cells + rng_for(seed, "pair", "noise").normal(0.0, params.mapping_noise, cells.shape)
     field = _smooth_field(spots / side, rng_for(seed, "pair", "field"))
-    weights = depths * np.exp(depth_variation * field)[spot_of]
+    weights = depths * np.exp(params.depth_variation * field)[spot_of]
     mixtures = np.zeros((len(spots), n_types))
     np.add.at(mixtures, (spot_of, types), weights)
     mixtures *= _SPOT_COUNTS * n_genes * len(spots) / mixtures.sum()
@@ -214,21 +218,9 @@ def _smooth_field(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.sqrt(2 / 3) * np.cos(points @ waves.T + phases).sum(axis=1)
 
 
+@taking(PairParams)
 def simulate_pair(
-    out: Path | str,
-    *,
-    n_cells: int = 20_000,
-    n_genes: int = 1_000,
-    n_panel: int = 300,
-    grid: int = 20,
-    n_types: int = 8,
-    coverage: float = 1.0,
-    mapping_noise: float = 0.0,
-    depth_variation: float = 0.0,
-    scaling_spread: float = 0.5,
-    seed: int = 0,
-    overwrite: bool = False,
-    events: Events = SILENT,
+    out: Path | str, params: PairParams, *, overwrite: bool = False, events: Events = SILENT
 ) -> Path:
     """Write a store of a targeted fine slice and a whole-transcriptome coarse slice of one tissue.
 
@@ -236,8 +228,7 @@ def simulate_pair(
     ----------
     out
         The store; it appears when it is whole.
-    n_cells, n_genes, n_panel, grid, n_types, coverage, mapping_noise, depth_variation, scaling_spread, seed
-        As in :func:`plan_pair`.
+    {options}
     overwrite
         Replace a store that is there.
     events
@@ -265,22 +256,14 @@ def simulate_pair(
     """
     from atlasnmf.store.writer import create_store
 
-    options = {
-        "grid": grid,
-        "n_types": n_types,
-        "coverage": coverage,
-        "mapping_noise": mapping_noise,
-        "depth_variation": depth_variation,
-        "scaling_spread": scaling_spread,
-        "seed": seed,
-    }
-    pair = plan_pair(n_cells=n_cells, n_genes=n_genes, n_panel=n_panel, **options)  # type: ignore[arg-type]
+    pair = plan_pair(**dict(params))
+    settings = params.model_dump(exclude={"n_cells", "n_genes", "n_panel"})
     out = Path(out)
     total = len(pair.cells) + len(pair.spots)
     with create_store(out, overwrite=overwrite) as store, events.stage("simulate", total) as advance:
-        truth = {"simulator": "pair", "unit": "micrometre", "pitch": PITCH_UM, **options}
-        _write_fine(pair, store.table(FINE, n_genes=n_panel, dtype=np.int32), truth, advance)
-        _write_coarse(pair, store.table(COARSE, n_genes=n_genes, dtype=np.int32), truth, advance)
+        truth = {"simulator": "pair", "unit": "micrometre", "pitch": PITCH_UM, **settings}
+        _write_fine(pair, store.table(FINE, n_genes=params.n_panel, dtype=np.int32), truth, advance)
+        _write_coarse(pair, store.table(COARSE, n_genes=params.n_genes, dtype=np.int32), truth, advance)
     return out
 
 

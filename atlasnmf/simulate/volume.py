@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field, field_validator
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.metrics.regions import adjacency_on_grid
+from atlasnmf.options import Options, split_list
 from atlasnmf.seeds import rng_for
 from atlasnmf.simulate.programmes import gene_names, gene_programmes
 from atlasnmf.store.grids import Grid
 from atlasnmf.store.ontology import Ontology
 
-__all__ = ["MadeVolume", "PaintedGrid", "annotated_grid", "made_grid", "plan_volume"]
+__all__ = ["MadeVolume", "PaintedGrid", "VolumeParams", "annotated_grid", "made_grid", "plan_volume"]
 
 #: Distance of voxels, as of the Allen Institute's gene expression grid.
 SPACING_UM = 200.0
@@ -27,6 +29,32 @@ _SMALLEST, _LARGEST = 0.004, 0.1
 #: Share of voxels at the rim that hardly any gene was measured at.
 _RIM = 0.002
 _DIVISION_SIZE = 4
+
+
+class VolumeParams(Options):
+    """What a volume is made of."""
+
+    title: ClassVar[str] = "The volume"
+
+    shape: tuple[int, int, int] = Field((34, 24, 30), description="Voxels along the three axes.")
+    n_regions: int = Field(40, ge=1, description="Regions of the finest level.")
+    n_genes: int = Field(300, ge=1, description="Genes.")
+    n_patterns: int = Field(8, ge=1, description="Planted patterns, unions of touching regions.")
+    missing: float = Field(0.1, description="Share of values lost, then filled.")
+    annotated: Path | str | None = Field(
+        None,
+        description="h5ad file of a real annotated grid to paint on in place of a made one: geometry and "
+        "regions are then real, values made.",
+    )
+    seed: int = Field(0, ge=0, description="Same seed, same store.")
+
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        sizes = split_list(value.replace("x", ",") if isinstance(value, str) else value)
+        if len(sizes) != 3 or not all(float(size) > 0 for size in sizes):
+            raise ValueError("write three positive numbers with commas")
+        return sizes
 
 
 @dataclass(frozen=True)
