@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ __all__ = ["TiedMixture", "fit_mixture"]
 _RIDGE = 1e-6
 #: Rows that the starts of a fit go over together, about.
 _ROWS_STARTED = 60_000
+#: Rows whose shares of the components are held together at most, and shares.
+_MOST_ROWS, _MOST_SHARES = 1 << 14, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,12 @@ class TiedMixture:
         With one covariance the quadratic term is the same for all components: n p K multiply-adds.
         """
         slope, offset = _discriminants(self.means, self.covariance, self.weights)
-        scores = np.asarray(rows, np.float64) @ slope
-        scores += offset
-        return scores.argmax(axis=1).astype(np.int32)
+        found = np.empty(len(rows), np.int32)
+        for start, block in _blocks(np.asarray(rows), len(self.means)):
+            scores = np.asarray(block, np.float64) @ slope
+            scores += offset
+            found[start : start + len(block)] = scores.argmax(axis=1)
+        return found
 
 
 def _discriminants(
@@ -60,15 +66,17 @@ def _discriminants(
         return slope, np.log(weights) - 0.5 * np.einsum("kp,pk->k", means, slope)
 
 
-def _maximise(rows: np.ndarray, shares: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Means, covariance and weights from the share of each component in each row.
+def _maximise(
+    mass: np.ndarray, sums: np.ndarray, gram: np.ndarray, n_rows: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means, covariance and weights from the mass of each component and the sum of its shares of the rows.
 
     The scatter within components is the total one less that of the means, and the total never changes:
     no pass over rows by component.
     """
-    mass = shares.sum(axis=0) + 10 * np.finfo(np.float64).eps
-    means = (shares.T @ rows) / mass[:, None]
-    covariance = (gram - (mass[:, None] * means).T @ means) / len(rows)
+    mass = mass + 10 * np.finfo(np.float64).eps
+    means = sums / mass[:, None]
+    covariance = (gram - (mass[:, None] * means).T @ means) / n_rows
     covariance[np.diag_indices_from(covariance)] += _RIDGE
     return means, covariance, mass / mass.sum()
 
@@ -79,18 +87,41 @@ def _expect(
     means: np.ndarray,
     covariance: np.ndarray,
     weights: np.ndarray,
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the mass of each component, the sum of its shares of the rows, and the mean log-likelihood."""
     slope, offset = _discriminants(means, covariance, weights)
-    scores = rows @ slope
-    scores += offset
-    top = scores.max(axis=1, keepdims=True)
-    np.subtract(scores, top, out=scores)
-    np.exp(scores, out=scores)
-    total = scores.sum(axis=1, keepdims=True)
-    scores /= total
+    mass, sums, likelihood = np.zeros(len(means)), np.zeros_like(means), 0.0
+    for _, block in _blocks(rows, len(means)):
+        scores = block @ slope
+        scores += offset
+        top = scores.max(axis=1, keepdims=True)
+        np.subtract(scores, top, out=scores)
+        np.exp(scores, out=scores)
+        total = scores.sum(axis=1, keepdims=True)
+        scores /= total
+        mass += scores.sum(axis=0)
+        sums += scores.T @ block
+        likelihood += float((top + np.log(total)).sum())
     log_det = np.linalg.slogdet(covariance)[1]
     constant = -0.5 * (rows.shape[1] * np.log(2 * np.pi) + log_det)
-    return scores, float((top + np.log(total)).mean() - half_norm + constant)
+    return mass, sums, likelihood / len(rows) - half_norm + float(constant)
+
+
+def _of_groups(rows: np.ndarray, groups: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the size of each group and the sum of its rows."""
+    sums = np.zeros((n_components, rows.shape[1]))
+    for start, block in _blocks(rows, n_components):
+        shares = np.zeros((len(block), n_components))
+        shares[np.arange(len(block)), groups[start : start + len(block)]] = 1.0
+        sums += shares.T @ block
+    return np.bincount(groups, minlength=n_components).astype(np.float64), sums
+
+
+def _blocks(rows: np.ndarray, n_components: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield runs of rows whose shares of all components can be held, with the first row of each."""
+    step = max(min(_MOST_ROWS, _MOST_SHARES // n_components), 1)
+    for start in range(0, len(rows), step):
+        yield start, rows[start : start + step]
 
 
 def fit_mixture(
@@ -129,7 +160,8 @@ def fit_mixture(
     -----
     The model of scikit-learn's ``GaussianMixture(covariance_type="tied")`` and of mclust's EEE, at
     O(n p K) a step instead of O(n p^2 K), because the total scatter never changes and one covariance makes
-    the log-ratios of the components linear in the data. Dempster, Laird and Rubin, JRSS B 39 (1977).
+    the log-ratios of the components linear in the data. Shares are held for some rows at a time: 32 MB
+    beside the rows, however many components. Dempster, Laird and Rubin, JRSS B 39 (1977).
 
     Examples
     --------
@@ -172,15 +204,14 @@ def _one_start(
         # fewer distinct points than clusters: the mixture copes with empty components
         warnings.simplefilter("ignore", ConvergenceWarning)
         labels = KMeans(n_components, n_init=1, random_state=seed % 2**32).fit(rows).labels_
-    shares = np.zeros((len(rows), n_components))
-    shares[np.arange(len(rows)), labels] = 1.0
+    mass, sums = _of_groups(rows, labels, n_components)
     before, step = -np.inf, 0
     while step < max_iter:
         step += 1
-        means, covariance, weights = _maximise(rows, shares, gram)
+        means, covariance, weights = _maximise(mass, sums, gram, len(rows))
         # The mean of x' C^-1 x needs the total scatter alone.
         half_norm = 0.5 * float(np.trace(np.linalg.solve(covariance, gram))) / len(rows)
-        shares, now = _expect(rows, half_norm, means, covariance, weights)
+        mass, sums, now = _expect(rows, half_norm, means, covariance, weights)
         if abs(now - before) < tol:
             break
         before = now

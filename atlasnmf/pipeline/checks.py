@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "label_column", "refuse_few_slices"]
 
-#: Domains are sought in the number of the labels: more are names of spots, and take hours.
-_MOST_LABELS = 200
+#: Domains are sought in the number of the labels: beyond the cell types of a whole brain they take long.
+_MOST_LABELS = 1000
 
 
 def check(atlas: Atlas, request: FitRequest) -> None:
@@ -86,9 +86,14 @@ def _refuse_labels(atlas: Atlas, key: str) -> None:
         raise BadOption(
             f"--labels {key}: no slice has {MIN_LABELLED} spots with a label; name another column"
         )
-    n_used = len(np.unique(labels[labelled & (codes >= 0)]))
-    if not 2 <= n_used <= _MOST_LABELS:
+    used = labels[labelled & (codes >= 0)]
+    n_used = len(np.unique(used))
+    if n_used < 2:
         raise BadOption(
-            f"--labels {key}: {n_used:,} different labels cannot be compared with domains; name a column of "
-            f"2 to {_MOST_LABELS} regions"
+            f"--labels {key}: all spots have the same label; name a column of two regions or more"
+        )
+    if n_used > _MOST_LABELS or 2 * n_used > len(used):
+        raise BadOption(
+            f"--labels {key}: {n_used:,} different labels on {len(used):,} spots name spots, not regions; "
+            f"name a column of 2 to {_MOST_LABELS:,} regions or cell types, each of two spots or more"
         )

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
@@ -41,6 +43,27 @@ def test_same_seed_same_bits_and_groups_found():
     np.testing.assert_array_equal(first.means, second.means)
     assert adjusted_rand(groups, first.predict(rows)) > 0.95
     assert first.predict(rows[:0]).shape == (0,)
+
+
+def test_rows_in_blocks_give_the_same_mixture(monkeypatch):
+    rows, _ = blobs(4)
+    whole = fit_mixture(rows, 5)
+    monkeypatch.setattr("atlasnmf.analysis.mixture._MOST_ROWS", 256)
+    cut = fit_mixture(rows, 5)
+    np.testing.assert_allclose(cut.means, whole.means, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(cut.covariance, whole.covariance, rtol=1e-9, atol=1e-9)
+    assert (cut.n_iter, cut.log_likelihood) == (whole.n_iter, pytest.approx(whole.log_likelihood, abs=1e-12))
+    np.testing.assert_array_equal(cut.predict(rows), whole.predict(rows))
+
+
+def test_memory_does_not_grow_with_rows_times_components(monkeypatch):
+    monkeypatch.setattr("atlasnmf.analysis.mixture._MOST_ROWS", 1024)
+    rows = np.random.default_rng(0).normal(size=(20_000, 2))
+    tracemalloc.start()
+    fit_mixture(rows, 100, n_init=1, max_iter=2).predict(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 14e6  # the shares of all rows alone would be 16 MB
 
 
 def test_degenerate_data_is_grouped():

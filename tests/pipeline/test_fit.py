@@ -231,9 +231,13 @@ def test_estimators_refuse_and_describe() -> None:
         an.Inspire().fit(both, labels="regoin")
     both.tables[0].adata.obs["cell"] = [f"cell {i}" for i in range(both.n_spots)]
     both.tables[0].adata.obs["organ"] = "brain"
-    for column, said in ("cell", f"{both.n_spots} different labels"), ("organ", "1 different labels"):
-        with pytest.raises(BadOption, match=f"--labels {column}: {said} .* 2 to 200"):
+    both.tables[0].adata.obs["pair"] = [f"pair {i // 2}" for i in range(both.n_spots)]
+    of_all = f"{both.n_spots} different labels on {both.n_spots} spots name spots"
+    for column, said in ("cell", of_all), ("organ", "all spots have the same label"):
+        with pytest.raises(BadOption, match=f"--labels {column}: {said}"):
             an.Inspire().fit(both, labels=column)
+    with pytest.raises(BadOption, match="budget"):  # what is looked at after the labels, of two spots each
+        an.Inspire().fit(both, labels="pair", memory_budget="300MB")
     with pytest.raises(BadOption, match="--learning-rate"):
         an.Inspire().fit(both, learning_rate=-1)
     assert "Inspire" in dir(an)
