@@ -11,7 +11,7 @@ from atlasnmf.features.overlay import far_apart
 from atlasnmf.features.rigid import Rigid
 from atlasnmf.features.slice_pair import SlicePair, turned_about
 
-__all__ = ["FEWEST_SPOTS", "METHODS", "POOR_SCORE", "Registration", "register", "unit_notes"]
+__all__ = ["FEWEST_SPOTS", "METHODS", "POOR_SCORE", "Note", "Registration", "register", "unit_notes"]
 
 #: Ways to register; see :func:`register`.
 METHODS = ("auto", "icp", "ndt", "features", "none")
@@ -22,6 +22,28 @@ _UNITS_DIFFER = 2.5
 POOR_SCORE, POOR_OUTLINE, _CLOSE = 0.2, 0.3, 0.05
 #: Of either slice; fewer tell no turn from another.
 FEWEST_SPOTS = 10
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a user should know of a registration.
+
+    Parameters
+    ----------
+    text
+        The same for all slices of which it is true.
+    detail
+        The figure of this one.
+    of_units
+        Whether it is about the units of the positions, however well the slices agree.
+    """
+
+    text: str
+    detail: str
+    of_units: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.detail})"
 
 
 @dataclass(frozen=True)
@@ -39,13 +61,13 @@ class Registration:
     method
         What found the move: ``icp``, ``ndt``, ``features`` or ``none``.
     notes
-        What a user should know, one line each: a poor score, a rival turn, different units.
+        A poor score, a rival turn, different units.
     """
 
     rigid: Rigid
     score: float
     method: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 def register(
@@ -122,13 +144,13 @@ def register(
     score = pair.score(worth[best], max(w for w, _ in rivals))
     rival = max(rivals, key=lambda item: item[0])
     if score < (POOR_SCORE if features is not None else POOR_OUTLINE):
-        notes += (
-            f"the slices agree poorly after registration (score {score:.2f}): they may not overlap, or the "
-            f"{'tissue' if features else 'outline alone'} may not tell one turn from another",
-        )
+        cue = "outline alone" if features is None else "tissue"
+        why = f"they may not overlap, or the {cue} may not tell one turn from another"
+        notes += (Note(f"agrees poorly with the slice it was laid onto: {why}", f"score {score:.2f}"),)
     if rival[0] > worth[best] - _CLOSE * abs(worth[best]):
-        other = "turned over, " if rival[1].reflected != move.reflected else ""
-        notes += (f"a turn of {rival[1].degrees:.0f} degrees {other}fits almost as well",)
+        further = f"{abs((rival[1].degrees - move.degrees + 180) % 360 - 180):.0f} degrees further"
+        over = "turned over" if rival[1].reflected != move.reflected else further
+        notes += (Note("another turn fits almost as well", over),)
     return Registration(move, score, how, notes)
 
 
@@ -137,15 +159,15 @@ def _extent(points: np.ndarray) -> float:
     return float(np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 
-def unit_notes(moving: np.ndarray, fixed: np.ndarray) -> tuple[str, ...]:
+def unit_notes(moving: np.ndarray, fixed: np.ndarray) -> tuple[Note, ...]:
     """Say so when the extents of two slices differ so much that their units may."""
     ratio = _extent(moving) / _extent(fixed)
     if 1 / _UNITS_DIFFER < ratio < _UNITS_DIFFER:
         return ()
-    return (
-        f"the extents of the slices differ {max(ratio, 1 / ratio):.3g}-fold: their coordinates may be in "
-        "different units; give them in one",
+    text = (
+        "much larger or smaller than the slice it was laid onto: coordinates may be in different units; give"
     )
+    return (Note(f"{text} them in one", f"{max(ratio, 1 / ratio):.3g}-fold", of_units=True),)
 
 
 def _checked(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atlasnmf.pipeline.choices import PANEL_GENES, PANEL_SUM, SEQUENCING_SUM
+from atlasnmf.pipeline.frame_notes import Laid, frame_notes
 from atlasnmf.pipeline.preparation import Preparation
 from atlasnmf.schema import AtlasFacts, Frame, FrameNeeds, Needs
 from atlasnmf.seeds import rng_for
 
 if TYPE_CHECKING:
     from atlasnmf.features.components import Components
+    from atlasnmf.features.registration import Note
     from atlasnmf.features.rigid import Rigid
     from atlasnmf.pipeline.request import FitRequest
     from atlasnmf.store.atlas import Atlas
@@ -88,17 +91,6 @@ def check_frame(atlas: Atlas, request: FitRequest, needs: Needs) -> None:
                 "leave --encoders out, or give each its own (--encoders own)"
             )
     models.check(request.model, request.params, atlas.genes, request.run.seed)
-
-
-@dataclass(frozen=True)
-class _Laid:
-    """Where a slice was laid, how, and whether to believe it."""
-
-    rigid: Rigid
-    method: str
-    score: float
-    trusted: bool
-    notes: tuple[str, ...]
 
 
 class FramePreparation(Preparation):
@@ -249,7 +241,7 @@ class FramePreparation(Preparation):
         if all(not np.ptp(part[:, 2:], axis=0).any() for part in given):
             given = [part[:, :2] for part in given]  # a height that every slice keeps makes no volume
         names = [info.name for info in self.atlas.slices]
-        placed, notes = [given[0]], []
+        placed, laid = [given[0]], []
         moves: list[dict[str, Any]] = [{"method": "none", "score": 1.0, "onto": names[0], "trusted": True}]
         for s in range(1, len(given)):
             onto = 0 if self.frame.partners == "first" else s - 1
@@ -259,14 +251,7 @@ class FramePreparation(Preparation):
                 moves.append({"method": "none", "score": 1.0, "onto": names[onto], "trusted": True})
                 continue
             placed.append(found.rigid.apply(given[s]))
-            if not found.trusted:
-                alike = self.kinds[s] == self.kinds[onto]
-                so = "its spots are matched by features alone" if alike else "its spots are not matched"
-                notes.append(
-                    f"slice {names[s]!r} could not be laid onto {names[onto]!r} (score {found.score:.2f}): "
-                    f"{so}; if positions share a frame, --register-by none"
-                )
-            notes += [f"{names[s]}: {note}" for note in found.notes]
+            laid.append(found)
             moves.append(
                 {
                     "method": found.method,
@@ -283,9 +268,9 @@ class FramePreparation(Preparation):
         spacings = [spacing(part) if len(part) > 1 else 0.0 for part in placed]
         self.working.put_vector("spacing", np.array(spacings))
         self.working.put_vector("trusted", np.array([move["trusted"] for move in moves]))
-        return {"moves": moves, "notes": notes}
+        return {"moves": moves, "notes": frame_notes(laid)}
 
-    def _laid(self, moving: np.ndarray, fixed: np.ndarray, s: int, onto: int) -> _Laid | None:
+    def _laid(self, moving: np.ndarray, fixed: np.ndarray, s: int, onto: int) -> Laid | None:
         """Lay one slice onto another; None where positions are taken as they are."""
         from atlasnmf.features.registration import FEWEST_SPOTS, POOR_SCORE, register
         from atlasnmf.features.rigid import Rigid
@@ -293,13 +278,15 @@ class FramePreparation(Preparation):
         method = self.frame.register_by
         if method == "none" or moving.shape[1] != 2:
             return None
+        slices, alike = self.atlas.slices, bool(self.kinds[s] == self.kinds[onto])
+        of = partial(Laid, slices[s].name, slices[onto].name, alike)
         if min(len(moving), len(fixed)) < FEWEST_SPOTS:
-            return _Laid(Rigid.identity(), "none", 0.0, False, ())
+            return of(Rigid.identity(), "none", 0.0, False)
         features = None
         if method in ("auto", "features") and "components" in self.stages.names:
             features = self._averaged(s), self._averaged(onto)
-            if self.kinds[s] != self.kinds[onto]:
-                by_maps = self._laid_by_maps(moving, fixed, *features, s)
+            if not alike:
+                by_maps = of(*self._laid_by_maps(moving, fixed, *features, s))
                 if by_maps.trusted or method == "features":
                     return by_maps
                 features = None
@@ -312,7 +299,7 @@ class FramePreparation(Preparation):
             rng=rng_for(self.seed, "spatialfuser", "registration", s),
         )
         trusted = bool(found.score >= POOR_SCORE)
-        return _Laid(found.rigid, found.method, float(found.score), trusted, found.notes)
+        return of(found.rigid, found.method, float(found.score), trusted, found.notes)
 
     def _averaged(self, s: int) -> np.ndarray:
         """Return the most averaged scores of a slice."""
@@ -321,7 +308,7 @@ class FramePreparation(Preparation):
 
     def _laid_by_maps(
         self, moving: np.ndarray, fixed: np.ndarray, own: np.ndarray, other: np.ndarray, s: int
-    ) -> _Laid:
+    ) -> tuple[Rigid, str, float, bool, tuple[Note, ...]]:
         """Lay a slice onto one that measures something else, by what the groups of one say of the other's."""
         from atlasnmf.features.registration import unit_notes
         from atlasnmf.features.tissue_maps import POOR_SCORE, register_maps, tissue_groups
@@ -331,7 +318,7 @@ class FramePreparation(Preparation):
         groups = [tissue_groups(rows[:, :n_components], rng) for rows in (own, other)]
         found = register_maps(moving, fixed, *groups, reflection=self.frame.reflection, rng=rng)
         notes = unit_notes(moving, fixed)
-        return _Laid(found.rigid, "tissue maps", found.score, found.score >= POOR_SCORE, notes)
+        return found.rigid, "tissue maps", found.score, found.score >= POOR_SCORE, notes
 
     def _facts(self) -> AtlasFacts:
         vector = self.working.vector

@@ -169,7 +169,7 @@ class Description:
             )
         if self.interrupted:
             again = f"atlasnmf resume {self._quoted}"
-            lines.append(f"an interrupted fit of {self.interrupted} can go on: {again}")
+            lines.append(f"{self.interrupted} was interrupted and can go on: {again}")
         return lines
 
 

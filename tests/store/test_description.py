@@ -67,4 +67,6 @@ def test_stages_and_what_was_interrupted():
         stages=stages, interrupted="inspire", working_path=Path("w"), working_bytes={"a": 10**9}
     ).lines()
     assert "  survey  done   1,234.5 s  2026-11-21 12:35" in lines
-    assert lines[-1] == "an interrupted fit of inspire can go on: atlasnmf resume e.zarr"
+    assert lines[-1] == "inspire was interrupted and can go on: atlasnmf resume e.zarr"
+    prepared = _description(interrupted="prepare", working_path=Path("w")).lines()
+    assert prepared[-1] == "prepare was interrupted and can go on: atlasnmf resume e.zarr"

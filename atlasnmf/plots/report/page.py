@@ -133,7 +133,7 @@ def _warnings(description: Any, sections: list[Any], store: str) -> list[tuple[s
     found = [(section.key, text) for section in sections for text in section.warnings]
     if description.interrupted:
         model = description.interrupted
-        found.append(("", f"an interrupted fit of {model} can go on: atlasnmf resume {shlex.quote(store)}"))
+        found.append(("", f"{model} was interrupted and can go on: atlasnmf resume {shlex.quote(store)}"))
     return found
 
 
