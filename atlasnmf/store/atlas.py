@@ -13,10 +13,9 @@ from atlasnmf.store.coordinates import Elements, MemoryElements, StoredElements
 from atlasnmf.store.handle import Atlas, SliceInfo
 from atlasnmf.store.locks import StoreLock
 from atlasnmf.store.names import natural_key, no_such
-from atlasnmf.store.paths import local_path
+from atlasnmf.store.paths import local_path, working_path
 from atlasnmf.store.tables import RESULT_MARK, MemoryTable, StoredTable, TableHandle
 from atlasnmf.store.transaction import finish_interrupted
-from atlasnmf.store.working import working_path
 
 if TYPE_CHECKING:
     from anndata import AnnData

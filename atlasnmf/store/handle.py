@@ -7,21 +7,19 @@ import uuid
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.coordinates import Elements, coordinates_from, coordinates_of
 from atlasnmf.store.fingerprint import digest_array, memory_hashes, stored_hashes
+from atlasnmf.store.imputed import Imputed, imputed
 from atlasnmf.store.locks import StoreLock
 from atlasnmf.store.names import no_such
+from atlasnmf.store.paths import working_path
 from atlasnmf.store.slices import SliceInfo, refuse_empty_levels, slice_column, slices_of
 from atlasnmf.store.tables import StoredTable, TableHandle, repeated, twice_in
-from atlasnmf.store.working import working_path
-
-if TYPE_CHECKING:
-    from atlasnmf.store.imputed import Imputed
 
 __all__ = ["Atlas", "SliceInfo"]
 
@@ -223,9 +221,7 @@ class Atlas:
         BadOption
             A gene was not fitted.
         """
-        from atlasnmf.store.imputed import imputed
-
-        return imputed(self, genes, key)
+        return imputed(self.tables, genes, key, where=self.name)
 
     def check(self) -> None:
         """Look at everything but the values of the counts; reads names and positions.

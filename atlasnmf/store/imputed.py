@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.names import no_such
 from atlasnmf.store.tables import TableHandle
-
-if TYPE_CHECKING:
-    from atlasnmf.store.handle import Atlas
 
 __all__ = ["Imputed", "imputed"]
 
@@ -69,13 +65,13 @@ class Imputed:
         return whole if dtype is None else whole.astype(dtype)  # type: ignore[call-overload, no-any-return]
 
 
-def imputed(atlas: Atlas, genes: str | Sequence[str], key: str) -> Imputed:
+def imputed(tables: Sequence[TableHandle], genes: str | Sequence[str], key: str, *, where: str) -> Imputed:
     """Return genes of the coarse slice in the cells of the fine one; see :meth:`Atlas.imputed`."""
-    fine = [table for table in atlas.tables if f"{key}_factors" in table.keys("obsm")]
-    coarse = [table for table in atlas.tables if f"{key}_proportions" in table.keys("obsm")]
+    fine = [table for table in tables if f"{key}_factors" in table.keys("obsm")]
+    coarse = [table for table in tables if f"{key}_proportions" in table.keys("obsm")]
     if len(fine) != 1 or len(coarse) != 1:
         raise BadInput(
-            f"{atlas.name} has no pair fitted under the name {key!r}; run atlasnmf fit siid with --fine and "
+            f"{where} has no pair fitted under the name {key!r}; run atlasnmf fit siid with --fine and "
             "--coarse"
         )
     names = (genes,) if isinstance(genes, str) else tuple(str(gene) for gene in genes)
@@ -84,5 +80,5 @@ def imputed(atlas: Atlas, genes: str | Sequence[str], key: str) -> Imputed:
     known = {str(names_of[at]): at for at in np.flatnonzero(np.isfinite(loadings).all(axis=1)).tolist()}
     for name in names:
         if name not in known:
-            raise BadOption(no_such("imputed gene", name, known, f"{key} of {atlas.name}"))
+            raise BadOption(no_such("imputed gene", name, known, f"{key} of {where}"))
     return Imputed(fine[0], key, names, loadings[[known[name] for name in names]])

@@ -1,4 +1,4 @@
-"""Paths as people give them: of this machine, with ``~`` or as ``file://`` addresses."""
+"""Paths as people give them, with ``~`` or as ``file://`` addresses, and the place beside a store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from atlasnmf.errors import BadInput
 
-__all__ = ["local_path", "new_file", "new_folder"]
+__all__ = ["local_path", "new_file", "new_folder", "working_path"]
 
 
 def local_path(given: str | PathLike[str]) -> Path:
@@ -78,3 +78,19 @@ def new_folder(given: str | PathLike[str]) -> Path:
             raise BadInput(f"{place} is a file and no folder; name another folder")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def working_path(store: Path, work_dir: Path | str | None = None) -> Path:
+    """Return where the working copy of a store lies: beside the store itself, by whatever path it is reached.
+
+    Examples
+    --------
+    >>> working_path(Path("data/embryo.zarr")).as_posix()
+    'data/embryo.zarr.atlasnmf'
+    """
+    if work_dir is not None:
+        return Path(work_dir)
+    if store.name in ("", "..") or store.is_symlink():
+        # two ways to one store share one lock
+        store = store.resolve()
+    return store.with_name(store.name + ".atlasnmf")

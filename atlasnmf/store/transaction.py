@@ -13,7 +13,7 @@ from typing import Any
 
 from atlasnmf.store.ledger import write_json
 from atlasnmf.store.locks import StoreLock
-from atlasnmf.store.working import working_path
+from atlasnmf.store.paths import working_path
 
 __all__ = ["JOURNAL", "Transaction", "finish_interrupted"]
 

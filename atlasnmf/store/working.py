@@ -18,35 +18,19 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.ledger import Ledger, key_of, write_json
 from atlasnmf.store.locks import StoreLock
 from atlasnmf.store.parts import Part, PartedCsr, PartedDense
-from atlasnmf.store.paths import local_path
+from atlasnmf.store.paths import local_path, working_path
 from atlasnmf.store.shards import ShardReader, write_group, write_shard
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
 
-__all__ = ["FORMAT", "WorkingCopy", "working_path"]
+__all__ = ["FORMAT", "WorkingCopy"]
 
 #: Raised whenever the files of a working copy change their meaning.
 FORMAT = 1
 _VECTOR_CHUNK = 1 << 16
 #: Where the copies of other tables or slices of a store lie, and what they are told apart by.
 _OTHERS, _CHOICES = "others", ("tables", "slices", "layer", "coordinate_system")
-
-
-def working_path(store: Path, work_dir: Path | str | None = None) -> Path:
-    """Return where the working copy of a store lies: beside the store itself, by whatever path it is reached.
-
-    Examples
-    --------
-    >>> working_path(Path("data/embryo.zarr")).as_posix()
-    'data/embryo.zarr.atlasnmf'
-    """
-    if work_dir is not None:
-        return Path(work_dir)
-    if store.name in ("", "..") or store.is_symlink():
-        # two ways to one store share one lock
-        store = store.resolve()
-    return store.with_name(store.name + ".atlasnmf")
 
 
 class WorkingCopy:

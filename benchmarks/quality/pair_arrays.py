@@ -14,9 +14,8 @@ import scipy.sparse as sp
 from atlasnmf.batches.passes import Pass
 from atlasnmf.batches.sources import HeldCsr, SpotSource
 from atlasnmf.features.pairing import link_spots
-from atlasnmf.models.siid.method import build
+from atlasnmf.models.siid.method import Model, build
 from atlasnmf.models.siid.params import Params
-from atlasnmf.models.siid.reading import Model
 from atlasnmf.schema import AtlasFacts, Csr
 from atlasnmf.tiles.plan import plan_tiles
 

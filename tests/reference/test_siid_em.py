@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from atlasnmf.models.siid import method as siid
+from atlasnmf.models.siid import training as siid
+from atlasnmf.models.siid.method import build
 from atlasnmf.models.siid.params import Params
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "siid"))
@@ -97,7 +98,7 @@ def plain_pass(pair, dense, measured):
 @pytest.mark.parametrize("n_links", [1, 3])
 def test_a_pass_is_the_formula(n_links):
     pair = small_pair(1, n_links=n_links)
-    method = siid.build(Params(n_factors=3, restarts=2, holdout="g1,g7"), pair.facts(), "cpu", 0).method
+    method = build(Params(n_factors=3, restarts=2, holdout="g1,g7"), pair.facts(), "cpu", 0).method
     measured = np.ones(20, bool)
     measured[[1, 7]] = False
     state = method.init(pair.sample())
@@ -144,7 +145,7 @@ def test_the_negative_binomial_loss_falls_while_its_sizes_rest():
 
 def test_with_entropy_the_penalised_loss_falls_and_cells_concentrate():
     pair = small_pair(4)
-    method = siid.build(Params(n_factors=4, restarts=1, entropy_lambda=1000.0), pair.facts(), "cpu", 0).method
+    method = build(Params(n_factors=4, restarts=1, entropy_lambda=1000.0), pair.facts(), "cpu", 0).method
     plain = pair.fit(n_factors=4, restarts=1, tol=0.0, passes=60, out_of_panel="none")[1]
     state = method.init(pair.sample())
     measured, weight, penalised = np.ones(20, bool), 12.0, []

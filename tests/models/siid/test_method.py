@@ -9,11 +9,10 @@ from small_pairs import small_pair
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.metrics import hungarian_match, jensen_shannon, poisson_ceiling, r_squared
 from atlasnmf.models.siid.holdout import held_out
-from atlasnmf.models.siid.method import build
+from atlasnmf.models.siid.method import Model, build
 from atlasnmf.models.siid.params import PRESETS, Params
 from atlasnmf.models.siid.passes import CoarseTask, FineTask, Thinning
 from atlasnmf.models.siid.published import fit_published
-from atlasnmf.models.siid.reading import Model
 
 
 def same(left, right):
