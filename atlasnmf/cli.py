@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import signal
 import sys
 import threading
@@ -126,6 +127,7 @@ class _ModelGroup(TyperGroup):
 
     action: Callable[..., None]
     verb: str
+    switches: tuple[inspect.Parameter, ...] = ()
 
     def list_commands(self, ctx: Any) -> list[str]:
         from atlasnmf import models
@@ -150,7 +152,7 @@ class _ModelGroup(TyperGroup):
         parameters = [
             fixed("store", Store),
             fixed("preset", Annotated[str | None, preset], None),  # None: a configuration file may name it
-            fixed("dry_run", DryRun, False),
+            *type(self).switches,
             fixed("as_json", Json, False),
         ]
         classes = (params, PrepareOptions, AtlasOptions, RunOptions)
@@ -162,13 +164,13 @@ def _fit(request: FitRequest, *, dry_run: bool, as_json: bool) -> None:
 
     if dry_run:
         pipeline.check(request)
-        _estimate(request, dry_run=dry_run, as_json=as_json)
+        _estimate(request, as_json=as_json)
         return
     outcome = pipeline.fit(request, events=listener())
     say(outcome.record(), as_json, outcome.lines())
 
 
-def _estimate(request: FitRequest, *, dry_run: bool, as_json: bool) -> None:
+def _estimate(request: FitRequest, *, as_json: bool) -> None:
     from atlasnmf import pipeline
 
     estimate = pipeline.estimate(request)
@@ -178,6 +180,7 @@ def _estimate(request: FitRequest, *, dry_run: bool, as_json: bool) -> None:
 class _FitGroup(_ModelGroup):
     action = staticmethod(_fit)
     verb = "fit"
+    switches = (fixed("dry_run", DryRun, False),)
 
 
 class _EstimateGroup(_ModelGroup):

@@ -118,6 +118,7 @@ def test_bad_configuration_is_refused(clean: Path, tmp_path: Path, text: str, wo
         (["fit", "inspire", "STORE", "--key-added", "a/b"], ("a/b",)),
         (["fit", "inspire", "STORE", "--radius", "2", "--n-neighbors", "4"], ("not both",)),
         (["fit", "inspire", "STORE", "--tables", "slice_0"], ("1 slice", "--slice-key")),
+        (["estimate", "inspire", "STORE", "--dry-run"], ("--dry-run",)),
         (["prepare", "STORE", "--steps", "4"], ("--steps",)),
         (["resume", "STORE"], ("nothing to resume",)),
         (["resume", "none.zarr"], ("none.zarr",)),
