@@ -233,8 +233,9 @@ class Frame:
     moves: tuple[Mapping[str, Any], ...]
 
     def record(self, slices: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return the moves by the name of the slice."""
-        return {name: dict(move) for name, move in zip(slices, self.moves, strict=True)}
+        """Return the moves by the number of the slice, with its name: names may not be those of a file."""
+        named = enumerate(zip(slices, self.moves, strict=True))
+        return {str(number): {"slice": name, **move} for number, (name, move) in named}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["read_regions", "write_regions", "write_tables"]
 
 #: What the figures of a fit speak of, and how the names of these figures begin.
-_AXES = {"slices": "n_spots", "ranks": ("instability", "sketch_error"), "genes": "platform_scaling"}
+_AXES: dict[str, tuple[str, ...]] = {
+    "slices": ("n_spots",),
+    "ranks": ("instability", "sketch_error"),
+    "genes": ("platform_scaling",),
+}
 #: Columns that name rows, in the order they are written in.
 _NAMING = (
     *("slices", "slice", "ranks", "genes", "table", "source", "target", "region", "domain", "layer"),

@@ -12,6 +12,7 @@ import numpy as np
 from atlasnmf import models
 from atlasnmf.pipeline.match_results import write_matches
 from atlasnmf.pipeline.request import FitRequest
+from atlasnmf.store.names import refuse_unsafe
 from atlasnmf.store.results import ResultWriter
 from atlasnmf.store.results import refuse_existing as refuse_keys
 
@@ -47,6 +48,7 @@ def renamed(name: str, request: FitRequest) -> str:
 
 def refuse_existing(atlas: Atlas, request: FitRequest) -> None:
     """Refuse before any work when results of this name are there; raises BadOption naming the mend."""
+    refuse_unsafe("--key-added", request.key)
     keys = {
         group: [renamed(name, request) for name in names]
         for group, names in models.results(request.model).items()

@@ -6,7 +6,12 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["natural_key", "no_such", "safe_name"]
+from atlasnmf.errors import BadOption
+
+__all__ = ["is_safe", "natural_key", "no_such", "refuse_unsafe", "safe_name"]
+
+#: Bytes of a name at most: file systems end at 255, and results add to the names of fits.
+_LONGEST = 200
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -43,14 +48,45 @@ def _listing(names: Sequence[str], most: int = 12) -> str:
     return f"there are {', '.join(names[:most])}{more}"
 
 
-def safe_name(name: str) -> str:
-    """Make a name SpatialData accepts: letters, digits, underscores, dots and hyphens.
+def is_safe(name: str) -> bool:
+    """Whether SpatialData and file systems accept a name.
+
+    Letters of any script, digits, underscores, dots and hyphens; two underscores or a dot do not come first.
 
     Examples
     --------
-    >>> safe_name("DLPFC (151673)"), safe_name("__x")
-    ('DLPFC_151673', 'x')
+    >>> [is_safe(name) for name in ("Zürich_2", "a/b", "..", "__x", "x" * 201)]
+    [True, False, False, False, False]
     """
-    cleaned = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+    return re.fullmatch(r"(?!__|\.)[\w.-]+", name) is not None and len(name.encode()) <= _LONGEST
+
+
+def safe_name(name: str) -> str:
+    """Make a name of which :func:`is_safe` is true.
+
+    Examples
+    --------
+    >>> safe_name("DLPFC (151673)"), safe_name("__x"), safe_name("tümör 1")
+    ('DLPFC_151673', 'x', 'tümör_1')
+    """
+    cleaned = re.sub(r"[^\w.-]+", "_", name)
     cleaned = re.sub(r"^__+|^\.+|_+$", "", cleaned)
-    return cleaned or "unnamed"
+    return cleaned.encode()[:_LONGEST].decode(errors="ignore") or "unnamed"
+
+
+def refuse_unsafe(kind: str, name: str) -> None:
+    """Refuse a name that cannot be stored.
+
+    Raises
+    ------
+    BadOption
+        Naming one that can.
+    """
+    if is_safe(name):
+        return
+    if len(name.encode()) > _LONGEST:
+        raise BadOption(f"{kind} {name[:20] + '…'!r} is too long; take at most {_LONGEST} bytes")
+    raise BadOption(
+        f"{kind} {name!r} is no name SpatialData accepts (letters, digits, '_', '-' and '.', not '__' or '.' "
+        f"first); take {safe_name(name)!r}"
+    )

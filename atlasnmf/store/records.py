@@ -40,8 +40,10 @@ def write_record(path: Path, value: Mapping[str, Any], *, zarr_format: int = 3) 
     Raises
     ------
     ValueError
-        A name has a slash.
+        A name has a slash, or is that of a folder itself.
     """
+    if not {".", ".."}.isdisjoint(value):
+        raise ValueError(f"{path.name} has an entry '.' or '..', which no store can keep")
     if zarr_format != 3 or any(not isinstance(key, str) or "/" in key for key in value):
         write_element(path.parent, path.name, dict(value), zarr_format=zarr_format)
         return

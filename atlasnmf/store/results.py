@@ -12,7 +12,7 @@ import numpy as np
 from atlasnmf.errors import BadOption
 from atlasnmf.store.disk import full_disk_is_said
 from atlasnmf.store.handle import Atlas
-from atlasnmf.store.names import safe_name
+from atlasnmf.store.names import refuse_unsafe
 from atlasnmf.store.plain import plain
 from atlasnmf.store.sinks import MemorySink, Sink, StoreSink
 from atlasnmf.store.spill import Spill
@@ -61,21 +61,34 @@ def refuse_existing(
     keys = {group: list(names) for group, names in wanted.items()} | {"tables": list(tables)}
     for group, names in keys.items():
         for name in names:
-            if safe_name(name) != name:
-                raise BadOption(
-                    f"{group} key {name!r} is no name SpatialData accepts; take {safe_name(name)!r}"
-                )
-    if overwrite:
-        return
+            refuse_unsafe(f"{group} key", name)
     for table in atlas.tables:
         for group in _GROUPS:
-            there = set(table.obs_columns() if group == "obs" else table.keys(group))
             for name in keys[group]:
-                if name in there:
-                    raise _already(f"table {table.name!r} has {group}[{name!r}]")
+                _refuse_taken(table, group, name, overwrite=overwrite)
+    if overwrite:
+        return
     for name in keys["tables"]:
         if atlas.has_table(name):
             raise _already(f"{atlas.name} has a table {name!r}")
+
+
+def _refuse_taken(table: TableHandle, group: str, name: str, *, overwrite: bool) -> None:
+    """Refuse a key that is there, that holds the names of the spots, or differs in capitals alone."""
+    where = f"table {table.name!r}"
+    there = table.keys(group) if group != "obs" else table.obs_columns()
+    if group == "obs" and name in {"_index", table.index_key("obs")}:
+        raise BadOption(f"obs[{name!r}] of {where} holds the names of the spots; take another --key-added")
+    if name in there:
+        if not overwrite:
+            raise _already(f"{where} has {group}[{name!r}]")
+        return
+    alike = next((key for key in there if key.lower() == name.lower()), None)
+    if alike is not None:
+        raise BadOption(
+            f"{where} has {group}[{alike!r}], and SpatialData allows no {name!r} that differs in capitals "
+            "alone; name the results otherwise with --key-added"
+        )
 
 
 def _already(what: str) -> BadOption:
@@ -321,11 +334,8 @@ class ResultWriter:
         return list(self.atlas.tables) if names is None else [self.atlas.table(name) for name in names]
 
     def _claim(self, table: TableHandle, group: str, key: str) -> None:
-        if safe_name(key) != key:
-            raise BadOption(f"{group} key {key!r} is no name SpatialData accepts; take {safe_name(key)!r}")
-        there = table.obs_columns() if group == "obs" else table.keys(group)
-        if key in there and not self.overwrite:
-            raise _already(f"table {table.name!r} has {group}[{key!r}]")
+        refuse_unsafe(f"{group} key", key)
+        _refuse_taken(table, group, key, overwrite=self.overwrite)
         self._written.setdefault(table.name, {}).setdefault(group, []).append(key)
 
     def _finish(self) -> None:

@@ -72,6 +72,10 @@ class TableHandle(Protocol):
         """The counts, opened at first use."""
         ...
 
+    def index_key(self, axis: str) -> str:
+        """Return what the names of ``obs`` or ``var`` are stored as."""
+        ...
+
     def obs_names(self) -> np.ndarray:
         """Return spot names, object array of str, shape (n_spots,)."""
         ...
@@ -273,6 +277,10 @@ class MemoryTable:
                 raise BadInput(f"table {self.name!r} has no X; name the layer with the counts")
             self._counts = MemoryCounts(matrix, where)
         return self._counts
+
+    def index_key(self, axis: str) -> str:
+        """Return what the names of ``obs`` or ``var`` would be stored as."""
+        return str(getattr(self.adata, axis).index.name or "_index")
 
     def obs_names(self) -> np.ndarray:
         """Return spot names, object array of str."""

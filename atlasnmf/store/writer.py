@@ -19,7 +19,7 @@ from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.schema import Csr
 from atlasnmf.store.disk import full_disk_is_said
 from atlasnmf.store.locks import StoreLock
-from atlasnmf.store.names import safe_name
+from atlasnmf.store.names import refuse_unsafe
 from atlasnmf.store.shards import ShardedWriter, write_group
 from atlasnmf.store.working import working_path
 
@@ -122,8 +122,7 @@ class StoreWriter:
         dense
             Keep X as a dense array.
         """
-        if safe_name(name) != name:
-            raise BadOption(f"{name!r} is no name for a table in SpatialData; take {safe_name(name)!r}")
+        refuse_unsafe("table", name)
         taken = {entry.name.lower() for entry in (self.path / "tables").iterdir()}
         if name.lower() in taken:
             raise BadOption(f"two tables would be named {name!r}; rename one")

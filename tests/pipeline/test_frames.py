@@ -117,6 +117,17 @@ def test_one_slice_is_embedded_alone(tmp_path: Path) -> None:
     assert len(matches_of(store)) == 0
 
 
+def test_slices_may_have_names_no_file_can_have(tmp_path: Path) -> None:
+    both = anndata.concat([make_table(0), make_table(1)], index_unique="-")
+    both.obs["section"] = np.repeat(["..", "left/right"], N_SPOTS)
+    store = build(tmp_path, both)
+    run(store, atlas={"slice_key": "section"})
+    (table,) = (table for name, table in spatialdata.read_zarr(store).tables.items() if "matches" not in name)
+    assert table.uns["spatialfuser"]["frame"]["1"]["slice"] == "left/right"
+    assert table.uns["spatialfuser"]["frame"]["1"]["onto"] == ".."
+    assert np.isfinite(table.obsm["X_spatialfuser"]).all()
+
+
 def test_a_height_that_all_spots_share_changes_nothing(tmp_path: Path) -> None:
     flat, high = ([make_table(seed) for seed in range(2)] for _ in range(2))
     for table in high:

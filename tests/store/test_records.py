@@ -59,3 +59,11 @@ def test_the_files_are_those_of_anndata(tmp_path, name, zarr_format):
 def test_a_name_with_a_slash_is_refused_by_anndata(tmp_path):
     with pytest.raises(ValueError, match="slashes are not allowed"):
         write_record(tmp_path / "ours", {"a/b": 1})
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_names_of_folders_are_refused(tmp_path, name):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match="no store can keep"):
+        write_record(tmp_path / "a" / "record", {"b": {name: {"c": 1}}})
+    assert not (tmp_path / "a" / "record" / "c").exists()

@@ -111,6 +111,45 @@ def test_an_existing_key_is_refused_before_work_and_replaced_on_request(store, r
     assert list(sdata.tables["slice_0"].obs) == ["depth", "domain", "score"]
 
 
+@pytest.mark.parametrize(
+    "group, name, words",
+    [
+        ("uns", "fits/new", "no name SpatialData accepts .* take 'fits_new'"),
+        ("obsm", "..", "no name SpatialData accepts"),
+        ("varm", "x" * 201, "'xxxxxxxxxxxxxxxxxxxx…' is too long; take at most 200 bytes"),
+        ("obs", "_index", "holds the names of the spots"),
+        ("obs", "barcode", "holds the names of the spots"),
+        ("obsm", "Spatial", r"has obsm\['spatial'\], and SpatialData allows no 'Spatial'"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_names_a_store_cannot_keep_are_refused(stores, new_table, tree_hash, group, name, words, overwrite):
+    table = new_table(9)
+    table.obs.index.name = "barcode"
+    atlas = open_atlas(stores.plain(table))
+    before = tree_hash(atlas.path)
+    with pytest.raises(BadOption, match=words):
+        refuse_existing(atlas, **{group: [name]}, overwrite=overwrite)
+
+    def write():
+        with ResultWriter(atlas, overwrite=overwrite) as writer:
+            writer.uns("fine", {"a": 1})
+            writer._claim(atlas.tables[0], group, name)
+
+    with pytest.raises(BadOption, match=words):
+        write()
+    assert tree_hash(atlas.path) == before
+    open_atlas(atlas.path)  # nothing is left to finish
+
+
+def test_letters_of_any_script_are_names(stores, new_table, read_store):
+    atlas = open_atlas(stores.plain(new_table(9)))
+    with ResultWriter(atlas) as writer:
+        writer.uns("größe", {"Δ": 1})
+    (table,) = read_store(atlas.path).tables.values()
+    assert table.uns["größe"]["Δ"] == 1
+
+
 def test_an_error_inside_leaves_the_store_as_it_was(store, tree_hash):
     before, atlas = tree_hash(store), open_atlas(store)
 
