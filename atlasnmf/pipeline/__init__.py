@@ -15,7 +15,7 @@ from atlasnmf.pipeline.commands import (
     resume,
 )
 from atlasnmf.pipeline.fitting import Fit, train
-from atlasnmf.pipeline.preparation import Prepared
+from atlasnmf.pipeline.prepared import Prepared
 from atlasnmf.pipeline.request import FitRequest
 
 __all__ = [

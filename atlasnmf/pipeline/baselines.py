@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from atlasnmf.events import SILENT, Events
 from atlasnmf.options import PrepareOptions, RunOptions, at_least
 from atlasnmf.pipeline.choices import BASELINE_COMPONENTS
@@ -15,27 +13,10 @@ from atlasnmf.store.atlas import opened
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import AtlasLike
-    from atlasnmf.store.working import WorkingCopy
 
-__all__ = ["baseline", "smoothed_scores"]
+__all__ = ["baseline"]
 
 _BLOCK_ROWS = 32_768
-
-
-def smoothed_scores(working: WorkingCopy) -> np.ndarray:
-    """Return the leading scores after the last round of averaging.
-
-    Returns
-    -------
-    scores
-        float32, shape (n_kept, n_components), in working order.
-    """
-    scores = working.dense("baseline_scores")
-    found = np.empty((scores.n_rows, scores.row_shape[1]), dtype=np.float32)
-    for start in range(0, scores.n_rows, _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, scores.n_rows)
-        found[start:stop] = scores.read(start, stop)[:, -1]
-    return found
 
 
 def baseline(
@@ -89,6 +70,7 @@ def baseline(
     (200, 10)
     """
     from atlasnmf.pipeline.commands import prepared_for
+    from atlasnmf.pipeline.prepared import smoothed_scores
     from atlasnmf.store.results import ResultWriter, refuse_existing
 
     at_least(1, n_components=n_components)

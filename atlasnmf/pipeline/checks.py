@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.errors import BadOption
 from atlasnmf.pipeline.choices import needs_of
+from atlasnmf.pipeline.frames import check_frame
 from atlasnmf.pipeline.limits import Limits
+from atlasnmf.pipeline.pairs import check_pair
+from atlasnmf.pipeline.preparation import refuse_few_slices
 from atlasnmf.pipeline.request import FitRequest
-from atlasnmf.pipeline.results import refuse_existing
+from atlasnmf.pipeline.results import label_column, refuse_existing
 from atlasnmf.pipeline.sizes import Sizes, settled_to
-from atlasnmf.schema import Needs
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
 
-__all__ = ["check", "label_column", "refuse_few_slices"]
+__all__ = ["check"]
 
 #: Domains are sought in the number of the labels: beyond the cell types of a whole brain they take long.
 _MOST_LABELS = 1000
@@ -39,12 +41,8 @@ def check(atlas: Atlas, request: FitRequest) -> None:
     if (needs.passes or needs.frame is not None) and request.run.patience is not None:
         raise BadOption(f"--patience: {request.model} ends by itself when it has settled; leave it out")
     if needs.pair is not None:
-        from atlasnmf.pipeline.pairs import check_pair
-
         check_pair(atlas, request, needs.pair)
     if needs.frame is not None:
-        from atlasnmf.pipeline.frames import check_frame
-
         check_frame(atlas, request, needs)
     refuse_few_slices(atlas, needs)
     refuse_existing(atlas, request)
@@ -52,22 +50,6 @@ def check(atlas: Atlas, request: FitRequest) -> None:
         _refuse_labels(atlas, request.run.labels)
     request, _ = settled_to(atlas, request, limits)
     Sizes.of(atlas, request).require(limits.budget)
-
-
-def refuse_few_slices(atlas: Atlas, needs: Needs) -> None:
-    """Refuse an atlas with fewer slices than the model needs."""
-    if atlas.n_slices < needs.min_slices:
-        slices = "1 slice" if atlas.n_slices == 1 else f"{atlas.n_slices} slices"
-        raise BadInput(
-            f"{atlas.name} has {slices} and the model needs {needs.min_slices}; "
-            "give --slice-key, ingest more slices, or fit without adversaries (--gan-weight 0)"
-        )
-
-
-def label_column(atlas: Atlas, key: str) -> np.ndarray:
-    """Return the labels of all spots of an atlas, missing where unknown, dtype object."""
-    columns = [np.asarray(table.obs_column(key), dtype=np.object_) for table in atlas.tables]
-    return np.concatenate(columns)
 
 
 def _refuse_labels(atlas: Atlas, key: str) -> None:

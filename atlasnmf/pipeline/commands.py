@@ -18,7 +18,8 @@ from atlasnmf.options import AtlasOptions, PrepareOptions, RunOptions
 from atlasnmf.pipeline.checks import check as check_fit
 from atlasnmf.pipeline.estimates import Estimate, estimate_fit
 from atlasnmf.pipeline.fitting import Fit, reopen, train
-from atlasnmf.pipeline.preparation import Preparation, Prepared
+from atlasnmf.pipeline.preparation import Preparation
+from atlasnmf.pipeline.prepared import Prepared
 from atlasnmf.pipeline.request import FitRequest, resume_command
 from atlasnmf.reduce.cluster import connected
 from atlasnmf.schema import Needs

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,12 @@ import numpy as np
 from atlasnmf import models
 from atlasnmf.errors import AtlasError, BadInput, Interrupted
 from atlasnmf.events import SILENT, Events
+from atlasnmf.pipeline.checks import check
 from atlasnmf.pipeline.choices import needs_of
+from atlasnmf.pipeline.frames import FramePreparation
 from atlasnmf.pipeline.limits import Limits
 from atlasnmf.pipeline.loading import loader_for
+from atlasnmf.pipeline.pairs import PairPreparation
 from atlasnmf.pipeline.placing import (
     FitJob,
     device_of,
@@ -26,9 +28,13 @@ from atlasnmf.pipeline.placing import (
     watchers,
     worker_bytes,
 )
-from atlasnmf.pipeline.preparation import Prepared, preparation_for
+from atlasnmf.pipeline.preparation import Preparation
+from atlasnmf.pipeline.prepared import Prepared
 from atlasnmf.pipeline.request import FitRequest, resume_command
+from atlasnmf.pipeline.results import write_results
 from atlasnmf.pipeline.sizes import settled_to, tile_spots
+from atlasnmf.pipeline.trained import Trained
+from atlasnmf.pipeline.transform import transform
 from atlasnmf.schema import Needs
 from atlasnmf.threads import operation_threads
 
@@ -37,18 +43,15 @@ if TYPE_CHECKING:
 
     from atlasnmf.batches.loader import Loader
     from atlasnmf.batches.passes import Passes
-    from atlasnmf.batches.sources import SpotSource
-    from atlasnmf.pipeline.inference import InferTile
     from atlasnmf.store.atlas import Atlas
-    from atlasnmf.tiles.plan import Tile
+    from atlasnmf.store.working import WorkingCopy
     from atlasnmf.train.method import Callback
 
 __all__ = ["Fit", "reopen", "train"]
 
 
-@dataclass(repr=False)
-class Fit:
-    """A trained model and the atlas it was trained on.
+class Fit(Trained):
+    """A trained model and the atlas it was trained on, whose results can be written; made by ``fit``.
 
     Parameters
     ----------
@@ -70,52 +73,6 @@ class Fit:
         Agreement with labels beside the smoothed PCA, once results are written and labels were named.
     """
 
-    request: FitRequest
-    prepared: Prepared
-    model: Any
-    state: Any
-    history: Mapping[str, np.ndarray]
-    seconds: float
-    wait_share: float
-    events: Events = SILENT
-    quality: dict[str, Any] = field(default_factory=dict)
-    _loader: Loader | None = None
-    _shared: tuple[Client, InferTile] | None = None
-
-    def __repr__(self) -> str:
-        """Say what was fitted to what, in a line."""
-        n_steps = len(next(iter(self.history.values()), ()))
-        return f"Fit({self.request.model} on {self.atlas.name}: {n_steps:,} steps in {self.seconds:,.0f} s)"
-
-    @property
-    def atlas(self) -> Atlas:
-        """The atlas that was fitted."""
-        return self.prepared.atlas
-
-    @property
-    def source(self) -> SpotSource:
-        """The rows that were fitted, in working order."""
-        assert self._loader is not None
-        return self._loader.source
-
-    def embed(self) -> Iterator[tuple[Tile, dict[str, np.ndarray]]]:
-        """Yield what the model says of the spots of each tile, in working order."""
-        from atlasnmf.pipeline.inference import TILE_SPOTS, inferred, tiles_at_once
-        from atlasnmf.tiles.plan import plan_tiles
-
-        assert self._loader is not None
-        limits = Limits.of(self.request.run)
-        tiles = plan_tiles(self._loader.stored.offsets, TILE_SPOTS)
-        at_once = tiles_at_once(self.request.params, self.prepared.facts.n_spots, limits)
-        said = inferred(self.model, self.state, self._loader, tiles, at_once=at_once, shared=self._shared)
-        with (
-            operation_threads(limits.n_threads),
-            self.events.stage("embed", self._loader.stored.n_spots) as advance,
-        ):
-            for tile, values in zip(tiles, said, strict=True):
-                yield tile, values
-                advance(tile.n_spots)
-
     def write(self) -> dict[str, list[str]]:
         """Write the results into the store, in the user's row order, all of them or none.
 
@@ -128,8 +85,6 @@ class Fit:
         BadOption
             Results of that name exist and ``overwrite`` was not given.
         """
-        from atlasnmf.pipeline.results import write_results
-
         start = time.perf_counter()
         self._refresh()
         ledger = self.prepared.working.ledger
@@ -150,9 +105,7 @@ class Fit:
             return
         request, needs = self.request, needs_of(self.request, self.atlas.n_spots)
         with working.locked():
-            self.prepared = preparation_for(needs)(
-                self.atlas, working, needs, request.prepare, request.run, events=self.events
-            ).run()
+            self.prepared = _prepared(self.atlas, working, needs, request, self.events)
             self._loader = loader_for(working, needs, request, Limits.of(request.run), self.events)
 
     def transform(
@@ -181,8 +134,6 @@ class Fit:
         -------
         The result keys by table.
         """
-        from atlasnmf.pipeline.transform import transform
-
         return transform(self, atlas, key_added=key_added, overwrite=overwrite, work_dir=work_dir)
 
 
@@ -207,7 +158,6 @@ def train(atlas: Atlas, request: FitRequest, *, client: Client | None = None, ev
     Interrupted
         Ctrl-C; the message says how to go on.
     """
-    from atlasnmf.pipeline.checks import check
     from atlasnmf.store.working import WorkingCopy
 
     check(atlas, request)
@@ -222,9 +172,7 @@ def train(atlas: Atlas, request: FitRequest, *, client: Client | None = None, ev
         earlier = working.ledger.interrupted_fit()
         working.ledger.start_fit(request.model, {}, request.to_json())
         try:
-            prepared = preparation_for(needs)(
-                atlas, working, needs, request.prepare, request.run, client=client, events=events
-            ).run()
+            prepared = _prepared(atlas, working, needs, request, events, client)
             return _train(prepared, needs, request, limits, events, client)
         except AtlasError:
             # a refused fit must not take the place of one that can be resumed
@@ -253,14 +201,29 @@ def reopen(atlas: Atlas, request: FitRequest, *, events: Events = SILENT) -> Fit
     working = WorkingCopy.open(atlas, request.run.work_dir)
     needs = needs_of(request, atlas.n_spots)
     with working.locked():
-        prepared = preparation_for(needs)(
-            atlas, working, needs, request.prepare, request.run, events=events
-        ).run()
+        prepared = _prepared(atlas, working, needs, request, events)
         if not _folder(prepared, request).is_dir():
             raise BadInput(
                 f"the trained {request.model} of {atlas.name} is no longer in {working.path}; fit it again"
             )
         return _train(prepared, needs, request, Limits.of(request.run), events)
+
+
+def _prepared(
+    atlas: Atlas,
+    working: WorkingCopy,
+    needs: Needs,
+    request: FitRequest,
+    events: Events,
+    client: Client | None = None,
+) -> Prepared:
+    """Do the stages that suit the kind of atlas: a pair, slices in one frame, or any slices."""
+    kind = Preparation
+    if needs.pair is not None:
+        kind = PairPreparation
+    elif needs.frame is not None:
+        kind = FramePreparation
+    return kind(atlas, working, needs, request.prepare, request.run, client=client, events=events).run()
 
 
 def _key(prepared: Prepared, request: FitRequest) -> str:

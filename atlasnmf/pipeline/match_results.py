@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from atlasnmf.pipeline.fitting import Fit
+    from atlasnmf.pipeline.trained import Trained
     from atlasnmf.schema import SpotPairs
     from atlasnmf.store.results import ResultWriter
 
 __all__ = ["write_matches"]
 
 
-def write_matches(writer: ResultWriter, fit: Fit, pairs: SpotPairs, name: str) -> list[str]:
+def write_matches(writer: ResultWriter, fit: Trained, pairs: SpotPairs, name: str) -> list[str]:
     """Write pairs as table ``name``, a row per pair, by the names of tables and spots.
 
     Returns

@@ -10,7 +10,7 @@ import numpy as np
 from atlasnmf.pipeline.pairs import dense_columns, wanted_genes
 
 if TYPE_CHECKING:
-    from atlasnmf.pipeline.fitting import Fit
+    from atlasnmf.pipeline.trained import Trained
     from atlasnmf.store.results import ResultWriter
 
 __all__ = ["PairResults", "score_holdout"]
@@ -23,7 +23,7 @@ _NEIGHBOURS = 30
 _IMPUTED_VALUES = 1 << 22
 
 
-def score_holdout(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+def score_holdout(fit: Trained) -> tuple[dict[str, Any], dict[str, Any]]:
     """Score the genes that were hidden from the fine slice, beside imputation without a model.
 
     Returns
@@ -85,7 +85,7 @@ def score_holdout(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
 class PairResults:
     """Results of a pair: what a model says of a slice's spots stands in the table of that slice."""
 
-    def __init__(self, fit: Fit) -> None:
+    def __init__(self, fit: Trained) -> None:
         self._fit = fit
 
     def tables(self, slice_index: int) -> list[str]:
@@ -103,7 +103,7 @@ class PairResults:
 
 
 def _write_pair(
-    writer: ResultWriter, fit: Fit, uns: dict[str, Any], written: dict[str, list[str]]
+    writer: ResultWriter, fit: Trained, uns: dict[str, Any], written: dict[str, list[str]]
 ) -> dict[str, Any]:
     """Write the types of cells, add what is known of links and of a holdout to ``uns``; return figures."""
     import pandas as pd
@@ -156,14 +156,14 @@ def _agreement(labels: Any, codes: np.ndarray) -> dict[str, float]:
     }
 
 
-def _runs(fit: Fit, most: int) -> Iterator[np.ndarray]:
+def _runs(fit: Trained, most: int) -> Iterator[np.ndarray]:
     """Yield the fine working rows in runs."""
     n_fine = int(fit.prepared.facts.n_spots[0])
     for start in range(0, n_fine, most):
         yield np.arange(start, min(start + most, n_fine))
 
 
-def _write_imputed(writer: ResultWriter, fit: Fit, wanted: list[str]) -> None:
+def _write_imputed(writer: ResultWriter, fit: Trained, wanted: list[str]) -> None:
     """Write the mean counts of genes for every cell, some cells at a time."""
     place = {gene: at for at, gene in enumerate(fit.prepared.facts.genes)}
     genes = np.array([place[gene] for gene in wanted])

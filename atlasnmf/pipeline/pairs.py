@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from atlasnmf.schema import AtlasFacts, PairNeeds
 
 if TYPE_CHECKING:
     from atlasnmf.features.pairing import Links
-    from atlasnmf.options import AtlasOptions, Options
     from atlasnmf.pipeline.request import FitRequest
     from atlasnmf.store.atlas import Atlas
 
@@ -23,37 +21,13 @@ __all__ = [
     "check_pair",
     "common_genes",
     "dense_columns",
-    "naming_tables",
     "wanted_genes",
-    "with_genes_read",
 ]
 
 #: Genes that an alignment is estimated from, and cells it looks at.
 _ALIGN_GENES, _ALIGN_CELLS = 40, 20_000
-#: A longer text is a list of genes and no path.
-_LONGEST_PATH = 1024
 #: A share of linked cells below this is worth a warning.
 _FEW_LINKED = 0.5
-
-
-def naming_tables(params: Options, atlas: AtlasOptions) -> AtlasOptions:
-    """Return the options that open the tables a model's parameters name, in the order it wants them."""
-    tables = getattr(params, "tables", None)
-    return atlas if tables is None else atlas.model_copy(update={"tables": tables})
-
-
-def with_genes_read(params: Options) -> Options:
-    """Put the genes of a file in the place of its name, so that a resume does not need the file."""
-    read = {}
-    for name in {"denoise", "holdout", "impute"} & set(type(params).model_fields):
-        text = getattr(params, name)
-        if not text or len(text) > _LONGEST_PATH or not Path(text).is_file():
-            continue
-        genes = [gene.strip() for gene in Path(text).read_text().replace(",", "\n").splitlines()]
-        if not any(genes):
-            raise BadOption(f"--{name}: {text} names no gene; write one per line")
-        read[name] = ",".join(gene for gene in genes if gene)
-    return type(params)(**params.model_dump(exclude_unset=True) | read) if read else params
 
 
 def common_genes(atlas: Atlas) -> list[str]:

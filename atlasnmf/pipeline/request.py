@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from atlasnmf import models
+from atlasnmf.errors import BadOption
 from atlasnmf.options import AtlasOptions, Options, PrepareOptions, RunOptions, flag_of
 
 __all__ = ["FitRequest", "resume_command"]
+
+#: A longer text is a list of genes and no path.
+_LONGEST_PATH = 1024
 
 
 def resume_command(store: str, run: RunOptions) -> str:
@@ -56,10 +61,10 @@ class FitRequest:
 
     def settled(self) -> FitRequest:
         """Read what parameters name by a file, and open the tables they name."""
-        from atlasnmf.pipeline.pairs import naming_tables, with_genes_read
-
-        params = with_genes_read(self.params)
-        return replace(self, params=params, atlas=naming_tables(params, self.atlas))
+        params = _with_genes_read(self.params)
+        tables = getattr(params, "tables", None)
+        atlas = self.atlas if tables is None else self.atlas.model_copy(update={"tables": tables})
+        return replace(self, params=params, atlas=atlas)
 
     @property
     def key(self) -> str:
@@ -106,3 +111,17 @@ class FitRequest:
                     text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
                     words += [flag_of(name), text]
         return shlex.join(words)
+
+
+def _with_genes_read(params: Options) -> Options:
+    """Put the genes of a file in the place of its name, so that a resume does not need the file."""
+    read = {}
+    for name in {"denoise", "holdout", "impute"} & set(type(params).model_fields):
+        text = getattr(params, name)
+        if not text or len(text) > _LONGEST_PATH or not Path(text).is_file():
+            continue
+        genes = [gene.strip() for gene in Path(text).read_text().replace(",", "\n").splitlines()]
+        if not any(genes):
+            raise BadOption(f"--{name}: {text} names no gene; write one per line")
+        read[name] = ",".join(gene for gene in genes if gene)
+    return type(params)(**params.model_dump(exclude_unset=True) | read) if read else params

@@ -17,13 +17,14 @@ from atlasnmf.store.results import ResultWriter
 from atlasnmf.store.results import refuse_existing as refuse_keys
 
 if TYPE_CHECKING:
-    from atlasnmf.pipeline.fitting import Fit
+    from atlasnmf.pipeline.trained import Trained
     from atlasnmf.store.atlas import Atlas
 
 __all__ = [
     "Kind",
     "SliceResults",
     "add_per_spot",
+    "label_column",
     "provenance",
     "refuse_existing",
     "renamed",
@@ -85,7 +86,7 @@ class Kind(Protocol):
 class SliceResults:
     """Results of slices of one kind: in all tables; with labels, compared with the smoothed PCA."""
 
-    def __init__(self, fit: Fit) -> None:
+    def __init__(self, fit: Trained) -> None:
         self._fit = fit
         # what domains are read from: a model's embedding, or the first thing it says of spots
         self._compared = (
@@ -109,7 +110,7 @@ class SliceResults:
         return {} if self._compared is None else _quality(self._fit, np.concatenate(self._rows))
 
 
-def _kind_of(fit: Fit) -> Kind:
+def _kind_of(fit: Trained) -> Kind:
     if fit.prepared.facts.links is None:
         return SliceResults(fit)
     from atlasnmf.pipeline.pair_results import PairResults
@@ -117,7 +118,7 @@ def _kind_of(fit: Fit) -> Kind:
     return PairResults(fit)
 
 
-def write_results(fit: Fit) -> dict[str, list[str]]:
+def write_results(fit: Trained) -> dict[str, list[str]]:
     """Infer every spot by tile and write arrays, loadings, figures and history.
 
     Returns
@@ -151,7 +152,7 @@ def write_results(fit: Fit) -> dict[str, list[str]]:
 
 def add_per_spot(
     writer: ResultWriter,
-    fit: Fit,
+    fit: Trained,
     kind: Kind,
     written: dict[str, list[str]],
     *,
@@ -182,17 +183,22 @@ def add_per_spot(
             kind.offer(name, rows)
 
 
-def _spill_bytes(fit: Fit) -> int:
+def _spill_bytes(fit: Trained) -> int:
     from atlasnmf.pipeline.limits import Limits
 
     return max(Limits.of(fit.request.run).budget.array_bytes // 8, 16 * 10**6)
 
 
-def _quality(fit: Fit, embedding: np.ndarray) -> dict[str, Any]:
+def label_column(atlas: Atlas, key: str) -> np.ndarray:
+    """Return the labels of all spots of an atlas, missing where unknown, dtype object."""
+    columns = [np.asarray(table.obs_column(key), dtype=np.object_) for table in atlas.tables]
+    return np.concatenate(columns)
+
+
+def _quality(fit: Trained, embedding: np.ndarray) -> dict[str, Any]:
     """Measure the embedding and the smoothed PCA of the same spots against the user's labels."""
     from atlasnmf.analysis.baseline import quality_beside_baseline
-    from atlasnmf.pipeline.baselines import smoothed_scores
-    from atlasnmf.pipeline.checks import label_column
+    from atlasnmf.pipeline.prepared import smoothed_scores
 
     working = fit.prepared.working
     order = working.vector("order")
@@ -211,7 +217,7 @@ def _quality(fit: Fit, embedding: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def provenance(fit: Fit) -> dict[str, Any]:
+def provenance(fit: Trained) -> dict[str, Any]:
     """Return what made a result: parameters, seed, command, versions, history, figures, status."""
     request, prepared = fit.request, fit.prepared
     return {

@@ -10,17 +10,18 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.options import RunOptions
-from atlasnmf.pipeline.preparation import Given, Preparation
+from atlasnmf.pipeline.preparation import Preparation
+from atlasnmf.pipeline.prepared import Given
 
 if TYPE_CHECKING:
-    from atlasnmf.pipeline.fitting import Fit
+    from atlasnmf.pipeline.trained import Trained
     from atlasnmf.store.atlas import Atlas
 
 __all__ = ["transform"]
 
 
 def transform(
-    fit: Fit,
+    fit: Trained,
     atlas: Atlas,
     *,
     key_added: str | None = None,
@@ -109,7 +110,7 @@ def transform(
     return {name: [*keys, request.key] for name, keys in written.items()}
 
 
-def _require_genes(fit: Fit, atlas: Atlas) -> None:
+def _require_genes(fit: Trained, atlas: Atlas) -> None:
     genes = fit.prepared.facts.genes
     for table in atlas.tables:
         share = np.isin(np.array(genes, dtype=str), table.var_names().astype(str)).mean()

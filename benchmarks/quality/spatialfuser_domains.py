@@ -95,9 +95,9 @@ def fit(store: Path, key: str, variant: dict, seed: int) -> tuple[dict, dict, fl
     """Fit one variant; return the figures of the model and of the baseline, and the seconds of training."""
     from atlasnmf import models, pipeline
     from atlasnmf.options import PrepareOptions, RunOptions
-    from atlasnmf.pipeline.baselines import smoothed_scores
-    from atlasnmf.pipeline.checks import label_column
+    from atlasnmf.pipeline.prepared import smoothed_scores
     from atlasnmf.pipeline.request import FitRequest
+    from atlasnmf.pipeline.results import label_column
 
     given = dict(variant)
     prepare = PrepareOptions(n_neighbors=given.pop("n_neighbors", None))

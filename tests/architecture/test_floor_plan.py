@@ -83,6 +83,18 @@ def test_dask_is_imported_only_where_work_is_scheduled() -> None:
     assert not {name for name in importers if not may_schedule(name)}
 
 
+def test_no_module_needs_itself() -> None:
+    """No circle of imports, be it for types only or inside functions: what two share lies below both."""
+    graph = grimp.build_graph("atlasnmf", exclude_type_checking_imports=False, cache_dir=None)
+    circles = {
+        (module, imported)
+        for module in graph.modules
+        for imported in graph.find_modules_directly_imported_by(module)
+        if graph.chain_exists(importer=imported, imported=module)
+    }
+    assert not circles
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_source_file(path: Path) -> None:
     """No process groups outside train/ranks.py, no rooms too large to see into, no names that say nothing."""
