@@ -6,9 +6,11 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -34,12 +36,7 @@ def kernels_on_the_host(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """A stand-in for CuPy that runs the CUDA kernels on the host."""
     if shutil.which("g++") is None:
         pytest.skip("no g++ to run the CUDA kernels on the host")
-    place = Path(__file__).with_name("kernels") / "host_cuda.py"
-    spec = importlib.util.spec_from_file_location("host_cuda_of_all", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _beside("host_cuda_of_all", "kernels/host_cuda.py")
     return module.HostCupy(tmp_path_factory.mktemp("cuda"))
 
 
@@ -61,14 +58,45 @@ def cuda_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     _compile._compiled.cache_clear()
 
 
-def _has_cuda() -> bool:
-    """Say whether a CUDA device can be used from here."""
-    try:
-        import cupy
+def _beside(name: str, place: str) -> ModuleType:
+    """Load a file of the tests."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(place))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-        return int(cupy.cuda.runtime.getDeviceCount()) > 0
-    except Exception:  # no CuPy, no driver, no device: all mean the same to a test
-        return False
+
+@pytest.fixture
+def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A function after which torch has a device that is not there; it returns the class of its tensors."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a device")
+    return partial(_beside("pretend_cuda", "pretend_cuda.py").put, monkeypatch)
+
+
+@pytest.fixture(params=["pretended", pytest.param("cuda", marks=pytest.mark.gpu)])
+def torch_device(request: pytest.FixtureRequest) -> str:
+    """The name of torch's device, or of one that is not there."""
+    import torch
+
+    if request.param == "pretended":
+        request.getfixturevalue("pretend_cuda")()
+    elif not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return "cuda"
+
+
+def _has_cuda() -> bool:
+    """Say whether torch or CuPy can use a CUDA device from here; tests look for the one they need."""
+    import torch
+
+    from atlasnmf.kernels import dispatch
+
+    return torch.cuda.is_available() or dispatch.gpu_available()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -189,10 +189,10 @@ class InspireMethod:
         cores = {
             inputs.slice_index: latent[: inputs.n_core] for inputs, latent in zip(given, latents, strict=True)
         }
-        figures: dict[str, float] = {}
+        of_adversaries: list[Tensor] = []
         if self.params.gan_weight:
             n_rows = {inputs.slice_index: inputs.n_step for inputs in given}
-            figures = self._discriminator_step(state, cores, n_rows)
+            of_adversaries = self._discriminator_step(state, cores, n_rows)
         terms = self._net_terms(state, given, stacked, latents, cores)
         loss = torch.stack([self._weights[name] * term for name, term in terms.items()]).sum()
         seen = torch.stack([term.detach() for term in terms.values()])
@@ -200,7 +200,9 @@ class InspireMethod:
             # every rank has these whole; the others are sums of what each has
             seen[[at for at, name in enumerate(terms) if name in ("prior", "geometry")]] = 0
         self._descend(loss, state.net, state.net_optimizer, seen)
-        figures |= dict(zip(terms, seen.tolist(), strict=True))
+        # all figures come back at once: each time the host would wait for the device
+        names = [*terms, *(["discriminator"] * len(of_adversaries))]
+        figures = dict(zip(names, torch.cat([seen, *of_adversaries]).tolist(), strict=True))
         state.step += 1
         total = sum(self._weights[name] * figures[name] for name in terms)
         return state, {"loss": total, **figures}
@@ -225,7 +227,8 @@ class InspireMethod:
 
     def _discriminator_step(
         self, state: State, cores: dict[int, Tensor], n_rows: dict[int, int]
-    ) -> dict[str, float]:
+    ) -> list[Tensor]:
+        """Return the loss, shape (1,), or nothing where no slice has its neighbour here."""
         terms, shares, pairs = [], [], []
         for index, discriminator in enumerate(state.adversary):
             if index not in cores or index + 1 not in cores:
@@ -240,12 +243,13 @@ class InspireMethod:
             lower, upper = self._clamped(state, lower), self._clamped(state, upper)
             terms.append(losses.discriminator_loss(lower, upper, n_lower, n_upper))
         if not terms:
-            return {}
+            return []
         loss = torch.stack(terms).sum()
         beside = torch.stack([loss.detach(), *shares])
         self._descend(loss, state.adversary, state.adversary_optimizer, beside)
-        state.activity[pairs] = state.activity[pairs].mul(0.99).add_(beside[1:], alpha=0.01)
-        return {"discriminator": float(beside[0])}
+        for at, pair in enumerate(pairs, 1):
+            state.activity[pair].mul_(0.99).add_(beside[at], alpha=0.01)
+        return [beside[:1]]
 
     def _net_terms(
         self,
@@ -359,17 +363,21 @@ def _reconstruction(
         Genes the slice measured; None for all.
     """
     edges = None
-    sizes = [part.n_core for part in parts]
-    where = torch.tensor([part.slice_index for part in parts], device=latent.device)
-    slices = where.repeat_interleave(torch.tensor(sizes, device=latent.device))
     if net.decoder.attention and inputs.edges is not None:
         edges = inputs.edges.within(inputs.n_core)
-        slices = where[:1].expand(len(latent))
+        slices = _numbers(latent, inputs.slice_index, len(latent))
+    else:
+        slices = torch.cat([_numbers(latent, part.slice_index, part.n_core) for part in parts])
     shares = torch.cat([latent.new_full((part.n_core,), 1 / part.n_step) for part in parts])
     hidden, out = net.decoder(latent, slices, edges), net.decoder.out
     if net.reads_scores:
         return (net.start(inputs.core_scores) - out(hidden)).norm(dim=1) @ shares
     return losses.reconstruction_norm(inputs.core_features, hidden, out.weight, out.bias, mask, shares)
+
+
+def _numbers(beside: Tensor, number: int, n_rows: int) -> Tensor:
+    """Return a whole number so many times, written where another tensor is: none has to be sent."""
+    return beside.new_full((n_rows,), number, dtype=torch.int64)
 
 
 def _geometry_sums(net: InspireNet, inputs: Inputs, core: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,16 +28,13 @@ def model_of(device, *, own_genes=False, **params):
 
 
 @pytest.mark.parametrize("form", [*FORMS, FORMS[1] | {"own_genes": True}])
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_rows_that_were_sent_are_read_the_same(device, form):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    (here, unit), (there, _) = model_of("cpu", **form), model_of(device, **form)
-    sent = Sender(device).send(unit)
+def test_rows_that_were_sent_are_read_the_same(torch_device, form):
+    (here, unit), (there, _) = model_of("cpu", **form), model_of(torch_device, **form)
+    sent = Sender(torch_device).send(unit)
     for plain, batch in zip(unit, sent, strict=True):
         for given in (plain, batch):
             rows = there.reader.read(given).rows
-            assert rows.device.type == device
+            assert rows.device.type == torch_device
             torch.testing.assert_close(rows.cpu(), here.reader.read(plain).rows, rtol=1e-6, atol=1e-6)
     states = here.init(unit), there.init(sent)
     for _ in range(here.learning_steps):
