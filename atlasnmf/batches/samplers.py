@@ -11,6 +11,7 @@ import numpy as np
 
 from atlasnmf.errors import BadOption
 from atlasnmf.seeds import rng_for
+from atlasnmf.tiles.parts import share_of
 from atlasnmf.tiles.plan import Tile
 
 __all__ = ["BUFFER_ROWS", "Block", "BlockSampler", "Place", "TileSampler", "spread_rows"]
@@ -239,9 +240,8 @@ class TileSampler:
         """Return this rank's share of the tiles of a step, one a slice."""
         drawn = []
         for tile in self.whole(step):
-            n_rows = tile.stop - tile.start
-            lo, hi = (n_rows * (self.rank + i) // self.n_ranks for i in (0, 1))
-            drawn.append(replace(tile, start=tile.start + lo, stop=tile.start + hi))
+            own = share_of(tile.stop - tile.start, self.rank, self.n_ranks)
+            drawn.append(replace(tile, start=tile.start + own.start, stop=tile.start + own.stop))
         return drawn
 
     def whole(self, step: int) -> list[Tile]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["PART_ROWS", "SAMPLE_SPOTS", "TILE_ROWS", "Part", "plan_parts", "sample_tiles"]
+__all__ = ["PART_ROWS", "SAMPLE_SPOTS", "TILE_ROWS", "Part", "plan_parts", "sample_tiles", "share_of"]
 
 #: The most rows a part may have.
 PART_ROWS = 32768
@@ -43,6 +43,17 @@ class Part:
     def n_rows(self) -> int:
         """Number of rows."""
         return self.stop - self.start
+
+
+def share_of(n: int, rank: int, n_ranks: int) -> slice:
+    """Return one rank's near-equal run of so many things; the runs of all ranks follow one another.
+
+    Examples
+    --------
+    >>> [share_of(7, rank, 3) for rank in range(3)]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
+    """
+    return slice(n * rank // n_ranks, n * (rank + 1) // n_ranks)
 
 
 def plan_parts(offsets: Sequence[int] | np.ndarray, part_rows: int = PART_ROWS) -> tuple[Part, ...]:

@@ -80,6 +80,10 @@ class Ranks(Protocol):
         """
         ...
 
+    def exchange(self, sent: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """Send a vector to each rank, and return what each rank sends here: vectors of ``sizes``."""
+        ...
+
 
 class Ranked(Method[S, U], Protocol[S, U]):
     """A method whose step can be shared: each rank brings a part of the rows of every slice."""

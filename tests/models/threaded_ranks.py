@@ -36,6 +36,16 @@ class One:
             tensor.copy_(sum(self.all.given[rank][at] for rank in range(self.n_ranks)))
         self.all.barrier.wait()
 
+    def exchange(self, sent: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        """Give every rank what the others have for it; lengths that are not as announced are an error."""
+        self.n_sums += 1
+        self.all.given[self.rank] = [part.clone() for part in sent]
+        self.all.barrier.wait()
+        came = [self.all.given[rank][self.rank].clone() for rank in range(self.n_ranks)]
+        assert [len(part) for part in came] == list(sizes), (came, sizes)
+        self.all.barrier.wait()
+        return came
+
 
 def run_ranks(n_ranks: int, work: Callable[[One], Any]) -> list[Any]:
     """Return what every rank comes to; an error of one breaks the meeting for all."""

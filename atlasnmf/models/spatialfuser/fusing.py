@@ -16,8 +16,9 @@ from atlasnmf.models.spatialfuser.pairs import Links, Pairs
 from atlasnmf.models.spatialfuser.params import Params
 from atlasnmf.models.spatialfuser.state import State
 from atlasnmf.seeds import rng_for
+from atlasnmf.tiles.parts import share_of
 from atlasnmf.train.method import Ranks
-from atlasnmf.train.sums import pooled
+from atlasnmf.train.sums import gathered
 
 __all__ = ["Fusion", "projected"]
 
@@ -87,39 +88,40 @@ class Fusion:
         known = state.seen[a][found.source] & state.seen[b][found.target]
         return Pairs(found.source[known], found.target[known])
 
-    def terms(self, state: State, given: list[Inputs], latents: list[Tensor]) -> dict[str, Tensor]:
-        """Return triplets and common direction, each the mean over links; of several ranks, a part of each.
+    def terms(
+        self, state: State, given: list[Inputs], latents: list[Tensor]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the terms of a step, and the embeddings of all ranks' rows by slice, without gradient.
 
-        Every rank gets the embeddings of all and counts its run of the triplets. The direction is a function
-        of sums, which rank 0 counts.
+        Triplets and common direction, each the mean over links; of several ranks, a part of each: every rank
+        gets the embeddings of all and counts its run of the triplets. The direction is a function of sums,
+        which rank 0 counts.
         """
         here = {inputs.slice_index: inputs for inputs in given}
         drawn = [self._drawn(link, state, here) for link in range(len(self.links.slices))]
-        some = [triplets for triplets in drawn if triplets is not None]
-        live, headings = self._met(state, given, latents, with_rows=bool(some))
-        turns = [losses.direction(headings[a], headings[b]) for a, b in self.links.slices]
+        some = any(triplets is not None for triplets in drawn)
+        # one message for all of it: mean directions, embeddings in the common space, embeddings
+        n_rows = [inputs.graph.n_step for inputs in given]
+        headings = [losses.heading(rows, n)[None] for rows, n in zip(latents, n_rows, strict=True)]
+        common = [state.net.project(rows) for rows in latents] if some else []
+        whole = gathered(
+            [*(rows.detach() for rows in latents), *headings, *common],
+            [*n_rows, *[self.n_ranks] * len(given), *(n_rows if some else [])],
+            self.ranks,
+        )
+        slices, n = list(here), len(given)
+        heading = {s: parts.sum(0) for s, parts in zip(slices, whole[n : 2 * n], strict=True)}
+        turns = [losses.direction(heading[a], heading[b]) for a, b in self.links.slices]
         terms = {"direction": torch.stack(turns).mean() * float(self.rank == 0)}
         if some:
+            live = dict(zip(slices, whole[2 * n :], strict=True))
             pulls = [
                 self._pulls(triplets, state, [here[s] for s in ends], [live[s] for s in ends])
                 for triplets, ends in zip(drawn, self.links.slices, strict=True)
                 if triplets is not None
             ]
             terms["triplets"] = torch.stack(pulls).mean()
-        return terms
-
-    def _met(
-        self, state: State, given: list[Inputs], latents: list[Tensor], *, with_rows: bool
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """Return embeddings in the common space and mean directions, of all ranks' rows, by slice."""
-        slices = [inputs.slice_index for inputs in given]
-        parts = [losses.heading(rows, i.graph.n_step) for i, rows in zip(given, latents, strict=True)]
-        if with_rows:
-            own = [state.net.project(rows) for rows in latents]
-            parts += [inputs.among_all(rows) for inputs, rows in zip(given, own, strict=True)]
-        whole = pooled(parts, self.ranks)
-        live = dict(zip(slices, whole[len(slices) :], strict=True)) if with_rows else {}
-        return live, dict(zip(slices, whole[: len(slices)], strict=True))
+        return terms, whole[:n]
 
     def _drawn(self, link: int, state: State, here: dict[int, Inputs]) -> _Triplets | None:
         """Return this rank's run of the pairs of a link with an end in the step, and a spot far from each.
@@ -136,13 +138,13 @@ class Fusion:
         if not len(source):
             return None
         rng = rng_for(self.seed, "spatialfuser", "negatives", link, state.step)
-        lo, hi = (len(source) * (self.rank + i) // self.n_ranks for i in (0, 1))
+        own = share_of(len(source), self.rank, self.n_ranks)
         away = []
         for s, spots in ((a, source), (b, target)):
             # drawn for all pairs, so that each has the same spots whichever rank counts it
             drawn = rng.integers(here[s].step.start, here[s].step.stop, (1 + _DRAWS, len(spots)))
-            away.append(self._first_far(s, spots[lo:hi], drawn[:, lo:hi]))
-        return _Triplets(len(source), source[lo:hi], target[lo:hi], *away)
+            away.append(self._first_far(s, spots[own], drawn[:, own]))
+        return _Triplets(len(source), source[own], target[own], *away)
 
     def _pulls(self, triplets: _Triplets, state: State, given: list[Inputs], live: list[Tensor]) -> Tensor:
         def embedded(end: int, spots: np.ndarray) -> Tensor:

@@ -16,8 +16,9 @@ from atlasnmf.models.spatialfuser.state import State
 from atlasnmf.schema import AtlasFacts, Csr, SliceBatch
 from atlasnmf.train.method import Ranks
 from atlasnmf.train.sparse_rows import sparse_rows
+from atlasnmf.train.sums import gathered
 
-__all__ = ["Inputs", "Reader", "gathered"]
+__all__ = ["Inputs", "Reader", "among_all"]
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,10 @@ class Inputs:
     graph: Graph
     around: np.ndarray
 
-    def among_all(self, rows: Tensor) -> Tensor:
-        """Return rows of the core in their places among those of all ranks, zeros elsewhere."""
-        if self.core == self.step:
-            return rows
-        before, after = self.core.start - self.step.start, self.step.stop - self.core.stop
-        return torch.nn.functional.pad(rows, (0, 0, before, after))
 
-
-@torch.no_grad()
-def gathered(given: Sequence[Inputs], rows: Sequence[Tensor], ranks: Ranks | None) -> list[Tensor]:
-    """Return rows that each rank has of its core as those of the whole step, by slice; no gradient."""
-    if ranks is None or not rows:
-        return list(rows)
-    whole = [inputs.among_all(part).clone() for inputs, part in zip(given, rows, strict=True)]
-    ranks.sum(whole)
-    return whole
+def among_all(given: Sequence[Inputs], rows: Sequence[Tensor], ranks: Ranks | None) -> list[Tensor]:
+    """Return rows that each rank has of its cores as those of the whole step, by slice, inside a loss."""
+    return gathered(rows, [inputs.graph.n_step for inputs in given], ranks)
 
 
 class Reader:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from atlasnmf.models.spatialfuser.fusing import projected
-from atlasnmf.models.spatialfuser.inputs import Inputs, Reader, gathered
+from atlasnmf.models.spatialfuser.inputs import Inputs, Reader, among_all
 from atlasnmf.models.spatialfuser.state import State
 
 __all__ = ["embed", "measure"]
@@ -54,7 +54,7 @@ def embed(state: State, given: list[Inputs], reader: Reader) -> dict[str, float]
         state.net.of(inputs.slice_index).encode(inputs.rows, reader.graph(inputs, state))[0]
         for inputs in waiting
     ]
-    for inputs, rows in zip(waiting, gathered(waiting, found, reader.ranks), strict=True):
+    for inputs, rows in zip(waiting, among_all(waiting, found, reader.ranks), strict=True):
         state.embedding[inputs.slice_index][inputs.step] = rows
         state.counted[inputs.slice_index][inputs.step] = True
     if all(counted.all() for counted in state.counted):

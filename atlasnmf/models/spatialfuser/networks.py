@@ -21,12 +21,12 @@ from torch.nn.functional import elu
 
 from atlasnmf.models.spatialfuser.attention import Edges, aggregate, edge_shares
 from atlasnmf.models.spatialfuser.losses import reconstruction
-from atlasnmf.train.sums import pooled
+from atlasnmf.models.spatialfuser.norms import Norm, normalised
 
 if TYPE_CHECKING:
     from atlasnmf.train.method import Ranks
 
-__all__ = ["Fuser", "Graph", "Heads", "Layer", "Mcgate", "Norm", "errors"]
+__all__ = ["Fuser", "Graph", "Heads", "Layer", "Mcgate", "errors"]
 
 
 @dataclass(frozen=True)
@@ -97,66 +97,6 @@ class Heads(nn.Module):
         by_head = rows.unflatten(1, (heads, -1)).transpose(0, 1)
         out = torch.bmm(by_head, self.weight.transpose(1, 2)).transpose(0, 1)
         return out.flatten(1)[:, : self.n_in]
-
-
-class Norm(nn.Module):
-    """Batch normalisation over the core rows; each slice has its own mean and variance.
-
-    In training they are those of the batch, over all ranks that share it; afterwards those that were measured
-    over all spots of the slice.
-    """
-
-    EPS = 1e-5
-    mean: Tensor
-    var: Tensor
-
-    def __init__(self, width: int, n_slices: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.register_buffer("mean", torch.zeros(n_slices, width))
-        self.register_buffer("var", torch.ones(n_slices, width))
-
-    def forward(self, rows: Tensor, graph: Graph) -> Tensor:
-        """Return the normalised rows of one slice."""
-        if not self.training:
-            mean, var = self.mean[graph.place], self.var[graph.place]
-            return nn.functional.batch_norm(rows, mean, var, self.weight, self.bias, eps=self.EPS)
-        # torch refuses a single row
-        if graph.ranks is None and graph.rings[0] == len(rows) > 1:
-            return nn.functional.batch_norm(
-                rows, None, None, self.weight, self.bias, training=True, eps=self.EPS
-            )
-        (moments,) = pooled([_moments(rows, graph)], graph.ranks)
-        return self.by(moments, rows)
-
-    def by(self, moments: Tensor, rows: Tensor) -> Tensor:
-        """Return the rows under the means of a batch and of its squares, float64, shape (2, d)."""
-        mean, var = moments[0], (moments[1] - moments[0].square()).clamp(min=0)
-        scale = self.weight * torch.rsqrt(var + self.EPS)
-        return torch.addcmul((self.bias - mean * scale).to(rows.dtype), rows, scale.to(rows.dtype))
-
-    def measured(self, place: int, mean: Tensor, var: Tensor) -> None:
-        """Take the statistics of all spots of a slice."""
-        self.mean[place], self.var[place] = mean, var
-
-
-def normalised(norms: Sequence[Norm], rows: Sequence[Tensor], graphs: Sequence[Graph]) -> list[Tensor]:
-    """Return the rows of several slices, each by its own normalisation: of ranks, one sum for all."""
-    ranks = graphs[0].ranks
-    if not norms[0].training or ranks is None:
-        return [norm(own, graph) for norm, own, graph in zip(norms, rows, graphs, strict=True)]
-    moments = pooled([_moments(own, graph) for own, graph in zip(rows, graphs, strict=True)], ranks)
-    return [norm.by(both, own) for norm, both, own in zip(norms, moments, rows, strict=True)]
-
-
-def _moments(rows: Tensor, graph: Graph) -> Tensor:
-    """Return what the core rows here give to their mean and that of their squares, float64, (2, d)."""
-    core = rows[: graph.rings[0]]
-    if not len(core):  # a rank without rows still takes part in every sum
-        return core.double().sum(0).expand(2, -1)
-    var, mean = (part.double() for part in torch.var_mean(core, 0, correction=0))
-    return torch.stack([mean, var + mean.square()]) * (len(core) / graph.n_step)
 
 
 class Layer(nn.Module):

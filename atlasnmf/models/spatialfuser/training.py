@@ -22,7 +22,7 @@ from atlasnmf.kernels.dispatch import gpu_available
 from atlasnmf.models.spatialfuser import state as states
 from atlasnmf.models.spatialfuser.far import far_neighbours
 from atlasnmf.models.spatialfuser.fusing import Fusion
-from atlasnmf.models.spatialfuser.inputs import Inputs, Reader, gathered
+from atlasnmf.models.spatialfuser.inputs import Inputs, Reader, among_all
 from atlasnmf.models.spatialfuser.measuring import embed, measure
 from atlasnmf.models.spatialfuser.networks import Fuser, Mcgate, errors
 from atlasnmf.models.spatialfuser.pairs import Links
@@ -192,7 +192,7 @@ class FuserMethod:
                 assert batch.scores is not None
                 new.append(inputs)
                 rows.append(torch.as_tensor(batch.scores[: batch.n_core, 0]).to(self.device))
-        for inputs, whole in zip(new, gathered(new, rows, self.reader.ranks), strict=True):
+        for inputs, whole in zip(new, among_all(new, rows, self.reader.ranks), strict=True):
             state.own[inputs.slice_index][inputs.step] = whole.cpu().numpy()
 
     def _learn(self, state: State, given: list[Inputs]) -> dict[str, float]:
@@ -207,12 +207,13 @@ class FuserMethod:
         terms = {"reconstruction": torch.stack(missed).sum()}
         weights = {"reconstruction": 1.0}
         if fusing:
-            terms |= self.fusion.terms(state, given, latents)
-            weights = self._weights
+            pulls, rows = self.fusion.terms(state, given, latents)
+            terms, weights = terms | pulls, self._weights
+        else:
+            rows = among_all(given, [latent.detach() for latent in latents], self.reader.ranks)
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         seen = torch.stack([term.detach() for term in terms.values()])
-        rows = [i.among_all(latent.detach()) for i, latent in zip(given, latents, strict=True)]
-        self._descend(loss, state, [seen, *rows])
+        self._descend(loss, state, [seen])
         for inputs, whole in zip(given, rows, strict=True):
             state.latents[inputs.slice_index][inputs.step] = whole
             state.seen[inputs.slice_index][inputs.step] = True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ __all__ = ["Group", "RankLost", "open_store"]
 #: The first sum, and one that is said to be late, waits this much longer than others: ranks read their rows
 #: and compile before it, or work at what others do not.
 _START_FACTOR, _START_LEAST_S = 10, 600.0
+#: Up to this size every rank sends the vector of a sum to every other and adds what comes.
+_SMALL_BYTES = 1 << 18
 
 
 class RankLost(RuntimeError):
@@ -93,12 +96,29 @@ class Group:
         flat = torch.cat(
             [*(tensor.reshape(-1) for tensor in tensors), tensors[0].new_tensor([float(self._asks())])]
         )
-        self._wait(lambda: self._group.allreduce([flat], _options("Allreduce", self._patience(late))))
+        flat = self._added(flat, self._patience(late))
         at = 0
         for tensor in tensors:
             tensor.copy_(flat[at : at + tensor.numel()].view_as(tensor))
             at += tensor.numel()
         self._asked = bool(flat[-1])
+
+    def exchange(self, sent: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """Send a vector to each rank, and return what each rank sends here.
+
+        Parameters
+        ----------
+        sent
+            A vector for every rank, this one too, all of one type.
+        sizes
+            Length of what comes from each.
+
+        Raises
+        ------
+        RankLost
+            A rank died or hangs.
+        """
+        return self._exchanged(sent, sizes, self._patience(late=False))
 
     def share(
         self, packed: tuple[Mapping[str, np.ndarray], Mapping[str, Any]] | None
@@ -138,17 +158,44 @@ class Group:
 
         tensor = torch.from_numpy(array)
         there = tensor.to(self.device)
-        self._wait(lambda: self._group.broadcast([there], _options("Broadcast", self._start)))
+        with self._together():
+            self._group.broadcast([there], _options("Broadcast", self._start)).wait()
         if there is not tensor:
             tensor.copy_(there)
+
+    def _added(self, own: Tensor, limit: datetime.timedelta) -> Tensor:
+        """Return the sum of a vector over ranks.
+
+        Gloo's own sum passes through more threads than an exchange, and each waits for a core: of a message
+        of kilobytes that was most of the time (a median of 2.8 ms against .3 on two busy cores).
+        """
+        if self.device == "cuda" or own.nbytes > _SMALL_BYTES:
+            with self._together():
+                self._group.allreduce([own], _options("Allreduce", limit)).wait()
+            return own
+        first, *others = self._exchanged([own] * self.n_ranks, [len(own)] * self.n_ranks, limit)
+        return sum(others, first)
+
+    def _exchanged(
+        self, sent: Sequence[Tensor], sizes: Sequence[int], limit: datetime.timedelta
+    ) -> list[Tensor]:
+        import torch
+
+        given, got = torch.cat(list(sent)), sent[0].new_empty(sum(sizes))
+        lengths = [len(part) for part in sent]
+        with self._together():
+            options = _options("AllToAll", limit)
+            self._group.alltoall_base(got, given, list(sizes), lengths, options).wait()
+        return list(got.split(list(sizes)))
 
     def _patience(self, late: bool) -> datetime.timedelta:
         self._sums += 1
         return self._start if late or self._sums == 1 else self._limit
 
-    def _wait(self, begin: Callable[[], Any]) -> None:
+    @contextmanager
+    def _together(self) -> Iterator[None]:
         try:
-            begin().wait()
+            yield
         except RuntimeError as problem:
             raise RankLost(f"rank {self.rank} lost the others: {str(problem).splitlines()[0]}") from problem
 
