@@ -26,7 +26,6 @@ __all__ = [
     "available",
     "build",
     "check",
-    "check_shared",
     "class_name",
     "example",
     "factors",
@@ -132,13 +131,6 @@ def needs(model: str, values: Any, n_spots: int) -> Needs:
 def shares_steps(model: str) -> bool:
     """Say whether several workers can share a training step (:class:`atlasnmf.train.method.Ranked`)."""
     return bool(getattr(_declared(model), "SHARES_STEPS", False))
-
-
-def check_shared(model: str, values: Any) -> None:
-    """Let a model refuse parameters whose steps several workers cannot share."""
-    refuse = getattr(_declared(model), "check_shared", None)
-    if refuse is not None:
-        refuse(values)
 
 
 def takes_tensors(model: str) -> bool:

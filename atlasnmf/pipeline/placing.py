@@ -92,7 +92,6 @@ def settled_ranks(request: FitRequest, client: Client | None, atlas: Atlas, limi
     if wanted is None:
         wanted = len(client.scheduler_info(n_workers=-1)["workers"]) if shares else 0
     if wanted > 1:
-        models.check_shared(request.model, request.params)
         total_bytes = worker_bytes(request, limits)
         if total_bytes is not None:
             together = request.run.scheduler is None and request.run.workers is not None

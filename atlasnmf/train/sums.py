@@ -1,10 +1,11 @@
-"""What ranks tell each other inside a loss: sums over the rows of all, and the rows themselves."""
+"""What ranks tell each other: sums and rows of all inside a loss, and what one of them has found."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from atlasnmf.tiles.parts import share_of
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from atlasnmf.train.method import Ranks
 
-__all__ = ["gathered", "summed"]
+__all__ = ["gathered", "sent_round", "summed"]
 
 
 def summed(parts: Sequence[Tensor], ranks: Ranks | None) -> list[Tensor]:
@@ -69,6 +70,30 @@ def gathered(tables: Sequence[Tensor], n_rows: Sequence[int], ranks: Ranks | Non
     if ranks is None or not tables:
         return list(tables)
     return list(_Gathered.apply(ranks, tuple(n_rows), *tables))
+
+
+def sent_round(found: Sequence[np.ndarray], ranks: Ranks | None, device: torch.device) -> list[np.ndarray]:
+    """Return on every rank vectors of which each was found by one, minutes of work that ranks take in turn.
+
+    Parameters
+    ----------
+    found
+        Whole numbers, int64; empty on all ranks but the one that found them.
+    ranks
+        The other ranks; None returns what is given.
+    device
+        Through whose memory they travel.
+    """
+    if ranks is None:
+        return list(found)
+    sizes = torch.tensor([len(vector) for vector in found], dtype=torch.int64, device=device)
+    ranks.sum([sizes], late=True)
+    sent = [torch.zeros(size, dtype=torch.int64, device=device) for size in sizes.tolist()]
+    for vector, place in zip(found, sent, strict=True):
+        if len(vector):
+            place.copy_(torch.from_numpy(vector))
+    ranks.sum(sent)
+    return [vector.cpu().numpy() for vector in sent]
 
 
 class _Summed(torch.autograd.Function):

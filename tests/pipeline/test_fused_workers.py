@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from small_stores import StopAt, ok, refused, tree_hash
+from small_stores import StopAt, ok
 
 from atlasnmf import models, pipeline
 from atlasnmf.budget import format_bytes
@@ -18,7 +18,7 @@ from atlasnmf.pipeline import FitRequest
 from atlasnmf.store.atlas import open_atlas
 from atlasnmf.store.matches import stored_matches
 
-FORMS = {"whole": {}, "tiles": {"batch_spots": 64}}
+FORMS = {"whole": {}, "tiles": {"batch_spots": 64}, "far": {"alpha": 0.2}}
 PARAMS = {"components": 8, "pretrain_steps": 8, "fuse_steps": 12, "match_every": 6}
 
 
@@ -77,12 +77,13 @@ def test_two_workers_give_what_one_process_gives(client, clean, tmp_path) -> Non
     same(again, two)
 
 
-def test_whole_slices_are_shared_too(client, clean, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    alone, two = (fitted(clean, tmp_path / str(bool(on)), "whole", on) for on in (None, client))
+@pytest.mark.parametrize(("form", "off"), [("whole", 1e-3), ("far", 5e-3)])
+def test_whole_slices_are_shared_too(client, clean, tmp_path, form, off) -> None:  # type: ignore[no-untyped-def]
+    alone, two = (fitted(clean, tmp_path / str(bool(on)), form, on) for on in (None, client))
     for name, value in embeddings(alone).items():
-        np.testing.assert_allclose(
-            embeddings(two)[name], value, rtol=0, atol=1e-3 * np.abs(value).max(), err_msg=name
-        )
+        # which spots far away are each other's nearest turns on the last bits of an embedding
+        atol = off * np.abs(value).max()
+        np.testing.assert_allclose(embeddings(two)[name], value, rtol=0, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -97,30 +98,6 @@ def test_interrupted_on_workers_and_resumed_ends_alike(client, clean, tmp_path, 
         pipeline.fit(request_of(store, scheduler=client.scheduler.address), events=StopAt(step))
     pipeline.resume(str(store))
     same(store, whole)
-
-
-@pytest.mark.parametrize("cluster", ["--scheduler", pytest.param("--workers", marks=pytest.mark.slow)])
-def test_long_range_on_workers_is_refused_before_any_work(client, clean, cluster) -> None:  # type: ignore[no-untyped-def]
-    """A rank has a part of every slice, and the spots alike far away are in the others' parts."""
-    before = tree_hash(clean)
-    where = client.scheduler.address if cluster == "--scheduler" else "2"
-    line = refused("fit", "spatialfuser", str(clean), "--alpha", "0.2", "--device", "cpu", cluster, where)
-    assert "--alpha averages over whole slices" in line
-    assert "--train-workers 0" in line
-    assert tree_hash(clean) == before
-    assert not Path(f"{clean}.atlasnmf").exists()
-
-
-@pytest.mark.slow
-def test_long_range_beside_workers_is_what_one_process_gives(client, clean, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """The mend that the refusal names: workers prepare, and the client trains."""
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in PARAMS.items()]
-    options += ["--alpha", "0.2", "--device", "cpu"]
-    alone, beside = copy_of(clean, tmp_path / "alone"), copy_of(clean, tmp_path / "beside")
-    ok("fit", "spatialfuser", str(alone), *options)
-    scheduler = ["--scheduler", client.scheduler.address, "--train-workers", "0"]
-    ok("fit", "spatialfuser", str(beside), *options, *scheduler)
-    same(beside, alone)
 
 
 def test_workers_too_small_for_their_share_are_refused_before_any_work(client, clean) -> None:  # type: ignore[no-untyped-def]

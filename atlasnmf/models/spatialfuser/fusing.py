@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from atlasnmf.models.spatialfuser.state import State
 from atlasnmf.seeds import rng_for
 from atlasnmf.tiles.parts import share_of
 from atlasnmf.train.method import Ranks
-from atlasnmf.train.sums import gathered
+from atlasnmf.train.sums import gathered, sent_round
 
 __all__ = ["Fusion", "projected"]
 
@@ -77,7 +76,9 @@ class Fusion:
             self._matched(link, state, embeddings) if link % self.n_ranks == self.rank else _no_pairs()
             for link in range(len(self.links.slices))
         ]
-        state.pairs = found if self.ranks is None else _sent_round(found, self.ranks, state.latents[0].device)
+        ends = [np.concatenate([pairs.source, pairs.target]) for pairs in found]
+        whole = sent_round(ends, self.ranks, state.latents[0].device)
+        state.pairs = [Pairs(*both.reshape(2, -1)) for both in whole]
 
     def _matched(self, link: int, state: State, embeddings: list[np.ndarray]) -> Pairs:
         if not self.links.comparable(link):
@@ -174,21 +175,6 @@ class Fusion:
 
 def _no_pairs() -> Pairs:
     return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
-
-
-def _sent_round(found: list[Pairs], ranks: Ranks, device: torch.device) -> list[Pairs]:
-    """Return the pairs of all links, each of which one rank has found."""
-    sizes = torch.tensor([len(pairs.source) for pairs in found], dtype=torch.int64, device=device)
-    ranks.sum([sizes], late=True)
-    ends = np.cumsum([0, *sizes.tolist()])
-    sent = torch.zeros(2, int(ends[-1]), dtype=torch.int64, device=device)
-    for pairs, lo in zip(found, ends[:-1].tolist(), strict=True):
-        if len(pairs.source):
-            own = torch.from_numpy(np.stack([pairs.source, pairs.target]))
-            sent[:, lo : lo + len(pairs.source)] = own.to(device)
-    ranks.sum([sent])
-    whole = sent.cpu().numpy()
-    return [Pairs(*whole[:, lo:hi].copy()) for lo, hi in pairwise(ends.tolist())]
 
 
 def _rows(state: State, inputs: Inputs, live: Tensor, spots: np.ndarray) -> Tensor:

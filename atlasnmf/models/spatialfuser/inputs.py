@@ -14,6 +14,7 @@ from atlasnmf.models.spatialfuser.networks import Graph
 from atlasnmf.models.spatialfuser.params import Params
 from atlasnmf.models.spatialfuser.state import State
 from atlasnmf.schema import AtlasFacts, Csr, SliceBatch
+from atlasnmf.tiles.parts import share_of
 from atlasnmf.train.method import Ranks
 from atlasnmf.train.sparse_rows import sparse_rows
 from atlasnmf.train.sums import gathered
@@ -114,9 +115,24 @@ class Reader:
             self._kept[batch.slice_index] = (batch, made)
         return made
 
-    def kept(self, slice_index: int) -> Inputs:
-        """Return a slice that came whole the last time."""
-        return self._kept[slice_index][1]
+    def neighbours(self, slice_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return indptr and indices of the neighbours of all spots of a slice that comes whole.
+
+        Ranks, which have a part each, send theirs to all.
+        """
+        given = self._kept[slice_index][1]
+        local = given.graph.local
+        indptr, others = local.indptr.cpu().numpy(), local.neighbour.cpu().numpy()
+        n_core = given.core.stop - given.core.start
+        degrees, others = np.diff(indptr[: n_core + 1]), given.around[others[: indptr[n_core]]]
+        if self.ranks is not None:
+            n, n_ranks = given.graph.n_step, self.ranks.n_ranks
+            (whole,) = gathered([torch.from_numpy(degrees)[:, None].to(self.device)], [n], self.ranks)
+            degrees = whole.cpu().numpy()[:, 0]
+            sizes = [int(degrees[share_of(n, rank, n_ranks)].sum()) for rank in range(n_ranks)]
+            came = self.ranks.exchange([torch.from_numpy(others).to(self.device)] * n_ranks, sizes)
+            others = torch.cat(came).cpu().numpy()
+        return np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64), others
 
     def forget(self) -> None:
         """Give back what is kept."""
@@ -132,8 +148,8 @@ class Reader:
             rows = latents if whole else latents[torch.from_numpy(given.around).to(self.device)]
             graph = replace(graph, prior=cosine_shares(graph.local, rows, self.params.heads))
         if state.far:
-            indptr, indices = (torch.from_numpy(part).to(self.device) for part in state.far[s])
-            graph = replace(graph, far=Edges(indptr, indices))
+            edges = _of_rows(*state.far[s], given.around)
+            graph = replace(graph, far=Edges(*(torch.from_numpy(part).to(self.device) for part in edges)))
         return graph
 
     def _features(self, batch: SliceBatch) -> Tensor:
@@ -149,6 +165,15 @@ class Reader:
         if rows.shape[1] == len(genes):
             return rows
         return rows[:, torch.from_numpy(genes).to(self.device)]
+
+
+def _of_rows(indptr: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the edges of some rows, in their order."""
+    if len(rows) == len(indptr) - 1:
+        return indptr, indices
+    lengths = indptr[rows + 1] - indptr[rows]
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    return ends, indices[np.arange(ends[-1]) + np.repeat(indptr[rows] - ends[:-1], lengths)]
 
 
 def _columns(counts: Csr, genes: np.ndarray) -> Csr:

@@ -54,11 +54,14 @@ def step_bytes(
     if n_rows < n_spots:
         rows = expected_halo(max(int(n_rows), 1), 2 * params.depth, mean_degree=mean_degree)
     floats = _FEATURE_ARRAYS * features + _LAYER_ARRAYS * sum(widths)
-    edges = mean_degree * (_EDGE_BYTES + len(widths) * params.heads * _HEAD_BYTES)
+    degree = mean_degree + (params.far_neighbors if params.alpha else 0)
+    edges = degree * (_EDGE_BYTES + len(widths) * params.heads * _HEAD_BYTES)
     weights = sum(a * b for a, b in zip((features, *widths), (*widths, 0), strict=True)) + sum(
         w * w for w in widths
     )
     kept = n_spots * (8 * widths[-1] + 4 * OWN_COMPONENTS + _SPOT_BYTES)
+    if params.alpha:  # rows of whole slices and their gradients, by layer of encoder and decoder
+        kept += n_spots * 16 * sum(widths)
     if params.fuse_steps:
         kept += _PAIR_BYTES * min(_SPOT_PAIRS * n_spots, CANDIDATES)
     return rows * (4 * floats + edges) + _WEIGHT_BYTES * weights + kept

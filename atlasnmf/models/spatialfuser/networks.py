@@ -22,6 +22,7 @@ from torch.nn.functional import elu
 from atlasnmf.models.spatialfuser.attention import Edges, aggregate, edge_shares
 from atlasnmf.models.spatialfuser.losses import reconstruction
 from atlasnmf.models.spatialfuser.norms import Norm, normalised
+from atlasnmf.train.sums import gathered
 
 if TYPE_CHECKING:
     from atlasnmf.train.method import Ranks
@@ -44,7 +45,7 @@ class Graph:
     prior
         p of the local edges, shape (E, H); None for 1.
     far
-        Spots alike though far apart, for rows of a whole slice; None without.
+        Spots alike though far apart, by rows of the whole slice; None without.
     n_shared, ranks
         Core rows over all ranks, and the other ranks, where several share the core; None where all is here.
     """
@@ -61,6 +62,12 @@ class Graph:
     def n_step(self) -> int:
         """Core rows over all ranks."""
         return self.rings[0] if self.n_shared is None else self.n_shared
+
+    def beyond(self, rows: Tensor) -> Tensor:
+        """Return the rows of the whole slice, where edges far away end; of ranks each has a part."""
+        if self.far is None or self.ranks is None:
+            return rows
+        return gathered([rows[: self.rings[0]]], [self.n_step], self.ranks)[0]
 
     def n_rows(self, hops_left: int) -> int:
         """Rows whose values are still needed ``hops_left`` rounds of message passing before the end."""
@@ -142,9 +149,13 @@ class Layer(nn.Module):
 
     def shares(self, projected: Tensor, edges: Edges, prior: Tensor | None) -> Tensor:
         """Return a of some edges, shape (E, H)."""
-        blocks = projected.unflatten(1, (self.ends.shape[1], -1))
-        own, other = torch.einsum("nhc,ehc->enh", blocks, self.ends)
+        own, other = self._logits(projected)
         return edge_shares(edges, own, other, prior)
+
+    def _logits(self, projected: Tensor) -> Tensor:
+        """Return what rows give to the logits of edges that begin and that end there, shape (2, n, H)."""
+        blocks = projected.unflatten(1, (self.ends.shape[1], -1))
+        return torch.einsum("nhc,ehc->enh", blocks, self.ends)
 
     def encode(self, rows: Tensor, graph: Graph, hops_left: int) -> tuple[Tensor, list[Tensor]]:
         """Return the layer's output for the rows that are still needed, and its attention."""
@@ -158,23 +169,35 @@ class Layer(nn.Module):
         edges = graph.local.within(n_rows)
         prior = None if graph.prior is None else graph.prior[: edges.n_edges]
         shares = [self.shares(projected, edges, prior)]
-        if graph.far is not None:
-            shares.append(self.shares(projected, graph.far, None))
-        return self.mix(projected, shares, graph, n_rows), shares
+        if graph.far is None:
+            return self.mix(projected, shares, graph, n_rows), shares
+        everywhere = graph.beyond(projected)
+        own, other = self._logits(projected)[0], self._logits(everywhere)[1]
+        shares.append(edge_shares(graph.far.within(n_rows), own, other, None))
+        return self.mix(projected, shares, graph, n_rows, everywhere), shares
 
     def feed(self, mixed: Tensor) -> Tensor:
         """Return the feed-forward part, before it is normalised."""
         return elu(self.dense(mixed)) + mixed
 
-    def mix(self, rows: Tensor, shares: Sequence[Tensor], graph: Graph, n_rows: int) -> Tensor:
+    def mix(
+        self,
+        rows: Tensor,
+        shares: Sequence[Tensor],
+        graph: Graph,
+        n_rows: int,
+        everywhere: Tensor | None = None,
+    ) -> Tensor:
         """Return (1 - alpha) times the local and alpha times the long-range average of the rows."""
         edges = graph.local.within(n_rows)
         near = aggregate(edges, shares[0][: edges.n_edges], rows)
         if graph.far is None:
             return near
-        far = aggregate(graph.far, shares[1], rows)
+        far_edges = graph.far.within(n_rows)
+        everywhere = graph.beyond(rows) if everywhere is None else everywhere
+        far = aggregate(far_edges, shares[1][: far_edges.n_edges], everywhere)
         # a spot without anything alike elsewhere keeps its neighbours in full
-        alpha = self.alpha * (graph.far.indptr.diff() > 0).to(rows.dtype)[:, None]
+        alpha = self.alpha * (far_edges.indptr.diff() > 0).to(rows.dtype)[:, None]
         return (1 - alpha) * near + alpha * far
 
     def decode(

@@ -22,7 +22,6 @@ __all__ = [
     "TAKES_TENSORS",
     "Params",
     "check",
-    "check_shared",
     "needs",
     "quality_lines",
     "wanted_genes",
@@ -162,15 +161,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 def check(params: Params, genes: tuple[str, ...], seed: int) -> None:
     """Refuse genes to denoise that the slices do not have; raises BadOption."""
     wanted_genes(params, genes)
-
-
-def check_shared(params: Params) -> None:
-    """Refuse steps shared by several workers where one must see whole slices; raises BadOption."""
-    if params.alpha:
-        raise BadOption(
-            "--alpha averages over whole slices, and workers that share a step have parts of them; "
-            "give --train-workers 0, or leave --alpha out"
-        )
 
 
 def wanted_genes(params: Params, genes: tuple[str, ...]) -> tuple[str, ...]:

@@ -26,11 +26,12 @@ from atlasnmf.models.spatialfuser.inputs import Inputs, Reader, among_all
 from atlasnmf.models.spatialfuser.measuring import embed, measure
 from atlasnmf.models.spatialfuser.networks import Fuser, Mcgate, errors
 from atlasnmf.models.spatialfuser.pairs import Links
-from atlasnmf.models.spatialfuser.params import Params, check_shared, wanted_genes
+from atlasnmf.models.spatialfuser.params import Params, wanted_genes
 from atlasnmf.models.spatialfuser.state import State
 from atlasnmf.schema import AtlasFacts, SliceBatch
 from atlasnmf.seeds import seed_for
 from atlasnmf.train.method import Ranks
+from atlasnmf.train.sums import sent_round
 
 __all__ = ["FuserMethod"]
 
@@ -69,8 +70,6 @@ class FuserMethod:
     ) -> None:
         self.params, self.facts, self.device, self.seed, self.ranks = params, facts, device, seed, ranks
         several = ranks if ranks is not None and ranks.n_ranks > 1 else None
-        if several is not None:
-            check_shared(params)
         self.reader = Reader(params, facts, device, several)
         # torch may see a device that CuPy, which may not be installed, cannot use
         matches_there = device.type == "cuda" and gpu_available()
@@ -90,7 +89,7 @@ class FuserMethod:
         )
 
     def with_ranks(self, ranks: Ranks) -> FuserMethod:
-        """Return the method for one of the ranks that share every step; BadOption with ``alpha``."""
+        """Return the method for one of the ranks that share every step."""
         return FuserMethod(self.params, self.facts, self.device, self.seed, ranks)
 
     # -- the state ------------------------------------------------------------------------------------------
@@ -247,16 +246,16 @@ class FuserMethod:
             return
         if state.far and state.step % _FAR_EVERY:
             return
-        state.far = []
+        ranks, found = self.reader.ranks, []
         for s, latents in enumerate(state.latents):
-            local = self.reader.kept(s).graph.local
-            found = far_neighbours(
-                latents.cpu().numpy(),
-                local.indptr.cpu().numpy(),
-                local.neighbour.cpu().numpy(),
-                self.params.far_neighbors,
-            )
-            state.far.append(found)
+            near = self.reader.neighbours(s)
+            mine = ranks is None or s % ranks.n_ranks == ranks.rank
+            far = far_neighbours(latents.cpu().numpy(), *near, self.params.far_neighbors) if mine else ()
+            found.append(np.concatenate([np.zeros(0, np.int64), *far]))
+        state.far = [
+            (both[: n + 1], both[n + 1 :])
+            for both, n in zip(sent_round(found, ranks, self.device), self.facts.n_spots, strict=True)
+        ]
 
     def _is_time_to_match(self, state: State) -> bool:
         """Match every few steps, but not before every spot has been seen since the last time."""

@@ -13,7 +13,6 @@ from small_slices import HALO, N, P, slices
 
 from atlasnmf.batches.loader import Loader
 from atlasnmf.batches.samplers import TileSampler
-from atlasnmf.errors import BadOption
 from atlasnmf.models.spatialfuser.inputs import Reader
 from atlasnmf.models.spatialfuser.method import build
 from atlasnmf.models.spatialfuser.params import Params
@@ -24,6 +23,7 @@ FORMS = {
     "whole": {},
     "tiles": {"batch_spots": 50},
     "genes": {"features": "genes", "start": False, "hidden": (8, 4), "heads": 2, "batch_spots": 80},
+    "far": {"alpha": 0.3},
     "own": {"encoders": "own", "similarity": False, "partners": "first", "batch_spots": 70},
 }
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
@@ -189,11 +189,3 @@ def test_whole_slices_are_shared_and_move_to_the_device_once():
 
     for rank, found in enumerate(run_ranks(2, same_inputs)):
         assert found == [(slice(rank * N // 2, (rank + 1) * N // 2), slice(0, N))] * 2
-
-
-def test_long_range_edges_are_not_shared():
-    model, _ = model_of(alpha=0.2)
-    (said,) = run_ranks(1, lambda one: model.method.with_ranks(one).name)
-    assert said == "spatialfuser"
-    with pytest.raises(BadOption, match="--train-workers 0, or leave --alpha out"):
-        run_ranks(2, model.method.with_ranks)
