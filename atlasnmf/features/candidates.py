@@ -9,6 +9,7 @@ import numpy as np
 
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.kernels.cpu.pairs import pair_dots
+from atlasnmf.kernels.cpu.tops import row_tops
 from atlasnmf.kernels.dispatch import carrier, kernel, namespace
 
 __all__ = ["Candidates", "candidates_alike", "candidates_within", "unit_rows"]
@@ -268,8 +269,7 @@ def _nearest_linked(
         for start in range(0, len(members), step):
             block = members[start : start + step]
             cosines = left[block] @ right[near].T
-            kept = min(k, len(near))
-            best = np.argpartition(-cosines, kept - 1, axis=1)[:, :kept]
-            rows.append(np.repeat(block, kept))
+            best = row_tops(cosines, min(k, len(near)))
+            rows.append(np.repeat(block, best.shape[1]))
             columns.append(near[best].ravel())
     return np.concatenate(rows), np.concatenate(columns)

@@ -49,6 +49,7 @@ HOST_ONLY = {
     "attention": "differentiated by torch, whose form for devices is models/spatialfuser/attention.py",
     "gaussians": "a few thousand points a step of scipy's optimiser, which wants a number back every time",
     "histograms": "values come from disk tile by tile, and reading them takes longer than counting them",
+    "tops": "clusters of spots that are matched are a thousand rows each, and pairs are sorted on the host",
     "unions": "lists triples of regions, a few hundred of them, for linking that runs on the host",
 }
 
