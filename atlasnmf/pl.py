@@ -1,45 +1,4 @@
 """Plots of stored results (scverse's ``pl``); every function returns Axes."""
 
-from atlasnmf.plots import (
-    domains,
-    embedding,
-    factor_types,
-    factors,
-    gene_networks,
-    genes,
-    history,
-    holdout,
-    imputed,
-    instability,
-    label_flow,
-    loadings,
-    marker_heatmap,
-    matches,
-    projections,
-    proportions,
-    region_bubbles,
-    registration,
-    stack3d,
-)
-
-__all__ = [
-    "domains",
-    "embedding",
-    "factor_types",
-    "factors",
-    "gene_networks",
-    "genes",
-    "history",
-    "holdout",
-    "imputed",
-    "instability",
-    "label_flow",
-    "loadings",
-    "marker_heatmap",
-    "matches",
-    "projections",
-    "proportions",
-    "region_bubbles",
-    "registration",
-    "stack3d",
-]
+from atlasnmf.plots import *  # noqa: F403 - the room's public names
+from atlasnmf.plots import __all__ as __all__

@@ -65,7 +65,7 @@ def first_of(key: str, ends: Iterable[str], known: Iterable[str]) -> str | None:
 
 def factor_key(atlas: Atlas, key: str) -> str:
     """Return the obsm key of a result's factors, or a key that is one; raises BadInput when there is none."""
-    known = {name for table in atlas.tables for name in table.keys("obsm")}
+    known = atlas.keys("obsm")
     ends = (*factor_ends(), "")
     found = first_of(key, ends, known)
     if found is None:

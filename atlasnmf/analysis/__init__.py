@@ -1,6 +1,6 @@
 """What factors and embeddings say about the tissue; reads results, writes results."""
 
-from atlasnmf.analysis.baseline import quality, quality_beside_baseline, smoothed_pca_quality
+from atlasnmf.analysis.baseline import quality, quality_beside_baseline
 from atlasnmf.analysis.domains import assign_domains, domains
 
-__all__ = ["assign_domains", "domains", "quality", "quality_beside_baseline", "smoothed_pca_quality"]
+__all__ = ["assign_domains", "domains", "quality", "quality_beside_baseline"]

@@ -10,7 +10,7 @@ from atlasnmf.analysis.domains import assign_domains
 from atlasnmf.errors import BadInput
 from atlasnmf.metrics import adjusted_rand, label_codes, normalised_mutual_information, silhouette
 
-__all__ = ["quality", "quality_beside_baseline", "smoothed_pca_quality"]
+__all__ = ["quality", "quality_beside_baseline"]
 
 #: Fewest labelled spots of a slice that figures of quality are made of.
 MIN_LABELLED = 10
@@ -101,23 +101,6 @@ def _mean(figures: list[float]) -> float:
     return float(np.mean(defined)) if defined else float("nan")
 
 
-def smoothed_pca_quality(
-    scores: np.ndarray, labels: Any, slices: Any | None = None, **options: Any
-) -> dict[str, Any]:
-    """Measure the quality of a smoothed PCA, the embedding any model has to beat.
-
-    Parameters
-    ----------
-    scores
-        Smoothed scores of the leading components, shape (n, P), or with all rounds of averaging, shape
-        (n, rounds + 1, P), of which the last is taken.
-    labels, slices, **options
-        As in :func:`quality`.
-    """
-    scores = np.asarray(scores)
-    return quality(scores[:, -1] if scores.ndim == 3 else scores, labels, slices, **options)
-
-
 def quality_beside_baseline(
     embedding: np.ndarray, scores: np.ndarray, labels: Any, slices: Any | None = None, **options: Any
 ) -> dict[str, Any]:
@@ -128,9 +111,9 @@ def quality_beside_baseline(
     embedding
         Of the model, shape (n, p).
     scores
-        As in :func:`smoothed_pca_quality`, the same spots in the same order.
+        Of the smoothed PCA, which any model has to beat, shape (n, P), the same spots in the same order.
     labels, slices, **options
         As in :func:`quality`.
     """
     own = quality(embedding, labels, slices, **options)
-    return {**own, "baseline": smoothed_pca_quality(scores, labels, slices, **options)}
+    return {**own, "baseline": quality(scores, labels, slices, **options)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,7 @@ _MOST_JOINED = 10_000
 Blocks = Callable[[], Iterator[np.ndarray]]
 
 
+@dataclass
 class PcaPatterns:
     """Principal components of values read in runs of rows.
 
@@ -32,8 +34,9 @@ class PcaPatterns:
         Of the scores, float64, shape (K,).
     """
 
-    def __init__(self, means: np.ndarray, components: np.ndarray, variances: np.ndarray) -> None:
-        self.means, self.components, self.variances = means, components, variances
+    means: np.ndarray
+    components: np.ndarray
+    variances: np.ndarray
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """Return the scores of spots, float32, shape (n, K)."""

@@ -276,9 +276,4 @@ def domains(
     column = pd.Categorical.from_codes(everywhere, categories=[str(group) for group in range(n_groups)])
     with ResultWriter(found, overwrite=overwrite) as writer:
         writer.obs(key_added, column, tables=rows.names)
-    offsets = found.table_offsets
-    return {
-        table.name: column[start:stop]
-        for table, start, stop in zip(found.tables, offsets[:-1], offsets[1:], strict=True)
-        if table.name in rows.names
-    }
+    return {t.name: column[spots] for t, spots in found.table_spots() if t.name in rows.names}

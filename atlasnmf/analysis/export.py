@@ -88,10 +88,9 @@ def to_anndata(
     wanted = _spots(found, slices, spots)
     values = gene_values(found, genes)
     numbers = [info.name for info in found.slices]
-    offsets = found.table_offsets
     parts: list[tuple[TableHandle, np.ndarray]] = []
-    for table, start, stop in zip(found.tables, offsets[:-1], offsets[1:], strict=True):
-        own = wanted[(wanted >= start) & (wanted < stop)] - start
+    for table, own_spots in found.table_spots():
+        own = wanted[(wanted >= own_spots.start) & (wanted < own_spots.stop)] - own_spots.start
         if len(own):
             parts.append((table, own))
     obs = _joined([_obs(table, own) for table, own in parts])
@@ -144,8 +143,8 @@ def _named(atlas: Atlas, spots: Any) -> np.ndarray:
         mask[chosen] = True
         return mask
     wanted, seen = set(chosen.astype(str).tolist()), set()
-    for table, start in zip(atlas.tables, atlas.table_offsets.tolist(), strict=False):
-        at = start
+    for table, own in atlas.table_spots():
+        at = own.start
         for block in table.iter_obs_names():
             for number, name in enumerate(block):
                 if str(name) in wanted:

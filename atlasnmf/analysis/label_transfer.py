@@ -273,9 +273,7 @@ def _write(
     found = LabelTransfer(
         column, votes.confidence, votes.held_out_accuracy, accuracy, int((votes.codes >= 0).sum())
     )
-    offsets = atlas.table_offsets
-    runs = zip(atlas.tables, offsets[:-1], offsets[1:], strict=True)
-    names = [table.name for table, start, stop in runs if goal[start:stop].any()]
+    names = [table.name for table, spots in atlas.table_spots() if goal[spots].any()]
     record = {
         "label_key": label_key,
         "source": [atlas.slices[s].name for s in ends[0]],

@@ -114,12 +114,10 @@ def _status(atlas: Atlas, pairs: Matches) -> dict[str, pd.Categorical]:
     codes = np.full(atlas.n_spots, 2, np.int8)
     codes[np.concatenate([pairs.source, pairs.target])] = 1
     codes[_both_ways(pairs.kept())[0]] = 0
-    offsets = atlas.table_offsets
-    runs = zip(atlas.tables, offsets[:-1], offsets[1:], strict=True)
     return {
-        table.name: pd.Categorical.from_codes(codes[start:stop], categories=["passed", "failed", "unmatched"])
-        for table, start, stop in runs
-        if (codes[start:stop] < 2).any()
+        table.name: pd.Categorical.from_codes(codes[spots], categories=["passed", "failed", "unmatched"])
+        for table, spots in atlas.table_spots()
+        if (codes[spots] < 2).any()
     }
 
 

@@ -134,8 +134,7 @@ def tables_with(atlas: Atlas, group: str, key: str) -> list[TableHandle]:
     """
     found = [table for table in atlas.tables if key in table.keys(group)]
     if not found:
-        known = sorted({name for table in atlas.tables for name in table.keys(group)})
-        raise no_result(f"{group} key", key, known, atlas)
+        raise no_result(f"{group} key", key, atlas.keys(group), atlas)
     return found
 
 
@@ -159,8 +158,8 @@ def slice_numbers(atlas: Atlas, slices: str | Sequence[str] | None) -> np.ndarra
 
 def spots_of(atlas: Atlas, tables: Sequence[TableHandle]) -> np.ndarray:
     """Return the numbers in the atlas of the spots of some tables, int64, shape (n,)."""
-    offsets = dict(zip((t.name for t in atlas.tables), atlas.table_offsets.tolist(), strict=False))
-    return np.concatenate([offsets[t.name] + np.arange(t.n_spots, dtype=np.int64) for t in tables])
+    runs = {table.name: spots for table, spots in atlas.table_spots()}
+    return np.concatenate([np.arange(runs[t.name].start, runs[t.name].stop, dtype=np.int64) for t in tables])
 
 
 def stored_rows(atlas: Any, key: str) -> StoredRows:

@@ -234,8 +234,7 @@ def gene_values(
 
 
 def _require_result(atlas: Atlas, source: str) -> None:
-    obsm = {name for table in atlas.tables for name in table.keys("obsm")}
-    results = sorted({n.removesuffix(s) for n in obsm for s in factor_ends() if n.endswith(s)})
-    layers = {name for table in atlas.tables for name in table.keys("layers")}
+    results = {n.removesuffix(s) for n in atlas.keys("obsm") for s in factor_ends() if n.endswith(s)}
     if source not in results:
-        raise BadOption(no_such("layer or result", source, sorted(layers | set(results)), atlas.name))
+        known = sorted(results.union(atlas.keys("layers")))
+        raise BadOption(no_such("layer or result", source, known, atlas.name))

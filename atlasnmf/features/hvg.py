@@ -16,7 +16,7 @@ import numpy as np
 from atlasnmf.errors import BadInput
 from atlasnmf.events import SILENT, Events
 from atlasnmf.features.qc import Survey
-from atlasnmf.features.source import TILE_ROWS, RowSource, row_tiles, rows_by_slice
+from atlasnmf.features.source import TILE_ROWS, RowSource, read_tile, row_tiles, rows_by_slice
 from atlasnmf.kernels.cpu.moments import clipped_moments
 from atlasnmf.reduce import Reduction, add, run_reduction
 from atlasnmf.schema import Csr
@@ -162,7 +162,7 @@ def highly_variable(
     sums = run_reduction(
         Reduction(partial(_clipped_tile, codes=codes, clip=clip), add),
         [tile for tile in row_tiles(len(codes), tile_rows) if np.any(codes[tile.start : tile.stop] >= 0)],
-        partial(_read, counts),
+        partial(read_tile, counts),
         client=client,
         n_workers=n_workers,
         events=events,
@@ -188,10 +188,6 @@ def _trend_of(found: Survey, index: int, mask: np.ndarray, name: str) -> Trend:
             f"the mean-variance trend of the {int(mask.sum())} genes of slice {name!r} cannot be fitted "
             f"({reason}); {mend}"
         ) from None
-
-
-def _read(counts: RowSource, tile: range) -> Csr:
-    return counts.read(tile.start, tile.stop)
 
 
 def _clipped_tile(

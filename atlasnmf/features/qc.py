@@ -11,7 +11,7 @@ import numpy as np
 
 from atlasnmf.errors import BadInput
 from atlasnmf.events import SILENT, Events
-from atlasnmf.features.source import TILE_ROWS, RowSource, row_tiles, rows_by_slice
+from atlasnmf.features.source import TILE_ROWS, RowSource, read_tile, row_tiles, rows_by_slice
 from atlasnmf.kernels.cpu.moments import gene_moments
 from atlasnmf.kernels.cpu.rows import row_nnz, row_sums, select_columns, validate_counts
 from atlasnmf.reduce import Reduction, add, run_reduction
@@ -147,16 +147,12 @@ def survey(
     return run_reduction(
         reduction,
         row_tiles(len(codes), tile_rows),
-        partial(_read, counts),
+        partial(read_tile, counts),
         client=client,
         n_workers=n_workers,
         events=events,
         stage=stage,
     )
-
-
-def _read(counts: RowSource, tile: range) -> Csr:
-    return counts.read(tile.start, tile.stop)
 
 
 def _survey_tile(

@@ -12,7 +12,7 @@ from atlasnmf.kernels.cpu.rows import take_rows
 from atlasnmf.schema import Csr
 from atlasnmf.tiles.parts import TILE_ROWS, Part
 
-__all__ = ["TILE_ROWS", "RowSource", "row_tiles", "rows_by_slice", "subtiles"]
+__all__ = ["TILE_ROWS", "RowSource", "read_tile", "row_tiles", "rows_by_slice", "subtiles"]
 
 
 class RowSource(Protocol):
@@ -21,6 +21,11 @@ class RowSource(Protocol):
     def read(self, start: int, stop: int) -> Csr:
         """Return a run of rows, columns ascending within a row."""
         ...
+
+
+def read_tile(counts: RowSource, tile: range) -> Csr:
+    """Return the rows of a run."""
+    return counts.read(tile.start, tile.stop)
 
 
 def row_tiles(n_rows: int, tile_rows: int = TILE_ROWS) -> list[range]:

@@ -89,12 +89,11 @@ class CountStages:
         from atlasnmf.store.layers import layers_of_counts
 
         codes, kept = self.atlas.slice_codes(), []
-        for index, table in enumerate(self.atlas.tables):
-            start, stop = self.atlas.table_offsets[index : index + 2]
+        for index, (table, spots) in enumerate(self.atlas.table_spots()):
             genes = table.var_names()
             found = survey(
                 self._counts_of(table),
-                codes[start:stop],
+                codes[spots],
                 n_slices=self.atlas.n_slices,
                 n_cols=table.n_genes,
                 use=~is_mitochondrial(genes),
@@ -158,15 +157,14 @@ class CountStages:
             return {"n_genes": len(self.given.genes)}
         codes, entries = self.atlas.slice_codes(), []
         names = tuple(info.name for info in self.atlas.slices)
-        for index, table in enumerate(self.atlas.tables):
+        for index, (table, spots) in enumerate(self.atlas.table_spots()):
             found, genes = self._surveyed(index), table.var_names()
             usable = (found.gene_n_spots >= self.settled.min_spots) & ~is_mitochondrial(genes)
             variable = None
             if self.settled.n_hvgs:
-                start, stop = self.atlas.table_offsets[index : index + 2]
                 variable = highly_variable(
                     self._counts_of(table),
-                    codes[start:stop],
+                    codes[spots],
                     found,
                     usable,
                     self.settled.n_hvgs,

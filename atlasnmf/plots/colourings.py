@@ -93,19 +93,19 @@ def colouring_of(atlas: Atlas, color: str | int | None, key: str) -> Colouring:
 
 
 def _factor(atlas: Atlas, factor: int, key: str) -> Colouring:
-    known = {name for table in atlas.tables for name in table.keys("obsm")}
+    known = atlas.keys("obsm")
     ends = (*factor_ends(), "")
     if first_of(key, ends, known) is None:
         raise no_result("result", key, known, atlas)
     values = np.full(atlas.n_spots, np.nan)
-    for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
+    for table, spots in atlas.table_spots():
         name = first_of(key, ends, table.keys("obsm"))
         if name is None:
             continue
         found = table.obsm(name)
         if not 0 <= factor < found.shape[1]:
             raise BadOption(f"no factor {factor} in {name!r}; choose from 0 to {found.shape[1] - 1}")
-        values[start : start + table.n_spots] = found[:, factor]
+        values[spots] = found[:, factor]
     return Colouring(f"factor {factor}", values)
 
 
@@ -114,22 +114,21 @@ def _column(atlas: Atlas, name: str) -> Colouring:
 
     columns: Mapping[str, Any] = {t.name: t.obs_column(name) for t in atlas.tables if name in t.obs_columns()}
     if not columns:
-        known = sorted({column for table in atlas.tables for column in table.obs_columns()})
-        raise BadInput(no_such("obs column", name, known, atlas.name))
+        raise BadInput(no_such("obs column", name, atlas.keys("obs"), atlas.name))
     values = np.full(atlas.n_spots, np.nan)
     if all(getattr(column.dtype, "kind", "O") == "f" for column in columns.values()):
-        for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
+        for table, spots in atlas.table_spots():
             if table.name in columns:
-                values[start : start + table.n_spots] = columns[table.name]
+                values[spots] = columns[table.name]
         return Colouring(name, values)
     made = {table: pd.Categorical(column) for table, column in columns.items()}
     groups = sorted({str(c) for column in made.values() for c in column.categories}, key=natural_key)
     place = {group: float(i) for i, group in enumerate(groups)}
-    for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
+    for table, spots in atlas.table_spots():
         if table.name in made:
             column = made[table.name]
             lookup = np.array([*(place[str(c)] for c in column.categories), np.nan])
-            values[start : start + table.n_spots] = lookup[column.codes]
+            values[spots] = lookup[column.codes]
     return Colouring(name, values, tuple(groups))
 
 

@@ -107,18 +107,18 @@ def _of_groups(atlas: Atlas, key: str, stages: np.ndarray, n_stages: int) -> tup
 def _of_shares(atlas: Atlas, key: str, stages: np.ndarray, n_stages: int) -> tuple[list[str], np.ndarray]:
     """Return mean shares by stage over the spots that have them, read in runs of rows."""
     sums, sizes = None, np.zeros(n_stages)
-    for table, first in zip(atlas.tables, atlas.table_offsets, strict=False):
+    for table, spots in atlas.table_spots():
         if key not in table.keys("obsm"):
             continue
         for start, stored in obsm_runs([table], key):
             rows = np.asarray(stored, np.float64)
-            own = stages[first + start : first + start + len(rows)]
+            own = stages[spots][start : start + len(rows)]
             known = np.isfinite(rows).all(axis=1) & (own >= 0)
             sums = np.zeros((n_stages, rows.shape[1])) if sums is None else sums
             np.add.at(sums, own[known], rows[known])
             sizes += np.bincount(own[known], minlength=n_stages)
     if sums is None:
-        known_keys = {name for table in atlas.tables for name in (*table.obs_columns(), *table.keys("obsm"))}
+        known_keys = {*atlas.keys("obs"), *atlas.keys("obsm")}
         raise BadInput(no_such("obs column or obsm key", key, sorted(known_keys), atlas.name))
     shares = sums / np.maximum(sizes, 1)[:, None]
     totals = shares.sum(axis=1, keepdims=True)

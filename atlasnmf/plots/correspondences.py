@@ -324,9 +324,9 @@ def registration(
     """
     atlas = opened(atlas)
     aligned = np.full((atlas.n_spots, 2), np.nan)
-    for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
+    for table, spots in atlas.table_spots():
         if f"{key}_aligned" in table.keys("obsm"):
-            aligned[start : start + table.n_spots] = np.asarray(table.obsm(f"{key}_aligned"))[:, :2]
+            aligned[spots] = np.asarray(table.obsm(f"{key}_aligned"))[:, :2]
     codes, names = atlas.slice_codes(), [info.name for info in atlas.slices]
     there = [names[code] for code in np.unique(codes[np.isfinite(aligned).all(axis=1)])]
     for name in slices or ():

@@ -10,7 +10,8 @@ import numpy as np
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.plots.axes import axes_grid
 from atlasnmf.plots.colourings import Colouring, colouring_of, key_of_colours
-from atlasnmf.plots.style import CONTINUOUS, MISSING, category_colours, styled
+from atlasnmf.plots.panels import draw_pixels
+from atlasnmf.plots.style import CONTINUOUS, category_colours, styled
 from atlasnmf.result_names import no_result
 from atlasnmf.seeds import rng_for, seed_for
 from atlasnmf.store.atlas import opened
@@ -167,13 +168,12 @@ def _umap(seed: int, n_rows: int) -> Any:
 def _rows_with(atlas: Atlas, key: str) -> np.ndarray:
     """Return the spots whose embedding is finite."""
     found = []
-    for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
+    for table, spots in atlas.table_spots():
         if key in table.keys("obsm"):
             for first, block in obsm_runs([table], key):
-                found.append(start + first + np.flatnonzero(np.isfinite(block).all(axis=1)))
+                found.append(spots.start + first + np.flatnonzero(np.isfinite(block).all(axis=1)))
     if not found:
-        known = sorted({name for table in atlas.tables for name in table.keys("obsm")})
-        raise no_result("obsm key", key, known, atlas)
+        raise no_result("obsm key", key, atlas.keys("obsm"), atlas)
     rows = np.concatenate(found)
     if not len(rows):
         raise BadInput(f"no spot has a finite {key!r}; fit the model again")
@@ -182,8 +182,8 @@ def _rows_with(atlas: Atlas, key: str) -> np.ndarray:
 
 def _read(atlas: Atlas, key: str, rows: np.ndarray) -> np.ndarray:
     parts = []
-    for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
-        own = rows[(rows >= start) & (rows < start + table.n_spots)] - start
+    for table, spots in atlas.table_spots():
+        own = rows[(rows >= spots.start) & (rows < spots.stop)] - spots.start
         for first in range(0, table.n_spots if len(own) else 0, _BLOCK_ROWS):
             here = own[(own >= first) & (own < first + _BLOCK_ROWS)]
             if len(here):
@@ -193,11 +193,17 @@ def _read(atlas: Atlas, key: str, rows: np.ndarray) -> np.ndarray:
 
 
 def _draw(axis: Axes, places: np.ndarray, colouring: Colouring, rows: np.ndarray, cmap: str) -> None:
+    import matplotlib as mpl
+    from matplotlib.colors import ListedColormap
+
     low, high = places.min(axis=0), places.max(axis=0)
     margin = 0.03 * np.maximum(high - low, 1e-9)
     ranges = [low[0] - margin[0], high[0] + margin[0]], [low[1] - margin[1], high[1] + margin[1]]
     if len(rows) > _SHADE_ABOVE:
-        _shade(axis, places, colouring, rows, cmap, ranges)
+        groups = len(colouring.groups)
+        colours = ListedColormap(category_colours(groups)) if groups else mpl.colormaps[cmap]
+        shape, limits = (_PIXELS, _PIXELS), colouring.limits()
+        draw_pixels(axis, places, colouring.values[rows], shape, ranges, colours, limits, groups or None)
     else:
         size = float(np.clip(12_000 / len(rows), 0.3, 12.0))
         axis.scatter(
@@ -208,25 +214,3 @@ def _draw(axis: Axes, places: np.ndarray, colouring: Colouring, rows: np.ndarray
     axis.set_aspect("equal", adjustable="box")
     axis.set_xticks([])
     axis.set_yticks([])
-
-
-def _shade(
-    axis: Axes, places: np.ndarray, colouring: Colouring, rows: np.ndarray, cmap: str, ranges: Any
-) -> None:
-    import matplotlib as mpl
-    from matplotlib.colors import ListedColormap
-
-    from atlasnmf.plots.panels import shaded
-
-    n_groups = len(colouring.groups)
-    image, missing = shaded(places, colouring.values[rows], (_PIXELS, _PIXELS), ranges, n_groups or None)
-    style: dict[str, Any] = {
-        "extent": (*ranges[0], *ranges[1]),
-        "origin": "lower",
-        "interpolation": "nearest",
-    }
-    if missing.any():
-        axis.imshow(np.where(missing, 0.0, np.nan), cmap=ListedColormap([MISSING]), **style)
-    colours: Any = ListedColormap(category_colours(n_groups)) if n_groups else mpl.colormaps[cmap]
-    low, high = colouring.limits()
-    axis.imshow(image, cmap=colours, vmin=low, vmax=high, **style)

@@ -157,7 +157,7 @@ def _denoised(atlas: Atlas, key: str, wanted: Sequence[str]) -> dict[str, np.nda
             any_there = True
             found[table.name] = _product(table, spots, weights, wanted)
     if not any_there:
-        known = sorted({name.rsplit("_", 1)[0] for table in atlas.tables for name in table.keys("varm")})
+        known = sorted({name.rsplit("_", 1)[0] for name in atlas.keys("varm")})
         raise no_result("result with loadings", key, known, atlas)
     return found
 

@@ -202,8 +202,7 @@ def domains(
     if not columns:
         from atlasnmf.store.names import no_such
 
-        known = sorted({name for table in atlas.tables for name in table.obs_columns()})
-        raise BadInput(f"{no_such('obs column', key, known, atlas.name)}; run tl.domains first")
+        raise BadInput(f"{no_such('obs column', key, atlas.keys('obs'), atlas.name)}; run tl.domains first")
     names = _ordered({category for column in columns.values() for category in column.categories})
     place = {name: float(i) for i, name in enumerate(names)}
 

@@ -96,8 +96,8 @@ def panels_of(
             raise BadOption(no_such("slice", name, names, atlas.name))
     codes = atlas.slice_codes()
     found: dict[str, Panel] = {}
-    for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
-        own = codes[start : start + table.n_spots]
+    for table, spots in atlas.table_spots():
+        own = codes[spots]
         wanted = [code for code in np.unique(own) if slices is None or names[code] in slices]
         values = read(table) if wanted else None
         if values is None:
@@ -319,16 +319,35 @@ def _shade(
     finest = np.sqrt(1.3 * len(panel.xy) / max(covered, 1e-3) / full.prod())
     width, height = np.maximum((full * min(1.0, finest)).astype(int), 8).tolist()
     n_groups = int(limits[1] - limits[0]) if categorical else None
-    image, missing = shaded(panel.xy, values, (height, width), (x_range, y_range), n_groups)
-    style: dict[str, Any] = {"extent": (*x_range, *y_range), "origin": "lower", "interpolation": "nearest"}
     ylim = axes.get_ylim()
-    if missing.any():
-        from matplotlib.colors import ListedColormap
-
-        axes.imshow(np.where(missing, 0.0, np.nan), cmap=ListedColormap([MISSING]), **style)
-    artist = axes.imshow(image, cmap=cmap, vmin=limits[0], vmax=limits[1], **style)
+    ranges = x_range, y_range
+    artist = draw_pixels(axes, panel.xy, values, (height, width), ranges, cmap, limits, n_groups)
     axes.set_ylim(*ylim)
     return artist
+
+
+def draw_pixels(
+    axes: Axes,
+    xy: np.ndarray,
+    values: np.ndarray,
+    shape: tuple[int, int],
+    ranges: tuple[list[float], list[float]],
+    cmap: Colormap,
+    limits: tuple[float, float],
+    n_groups: int | None = None,
+) -> Any:
+    """Draw spots gathered into pixels (see :func:`shaded`), grey where none has a value; return the image."""
+    from matplotlib.colors import ListedColormap
+
+    image, missing = shaded(xy, values, shape, ranges, n_groups)
+    style: dict[str, Any] = {
+        "extent": (*ranges[0], *ranges[1]),
+        "origin": "lower",
+        "interpolation": "nearest",
+    }
+    if missing.any():
+        axes.imshow(np.where(missing, 0.0, np.nan), cmap=ListedColormap([MISSING]), **style)
+    return axes.imshow(image, cmap=cmap, vmin=limits[0], vmax=limits[1], **style)
 
 
 def shaded(

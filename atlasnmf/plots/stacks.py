@@ -146,11 +146,10 @@ def _places(atlas: Atlas, coordinates: str | None) -> np.ndarray:
         return atlas.coordinates()
     found = {t.name: t.obsm(coordinates) for t in atlas.tables if coordinates in t.keys("obsm")}
     if not found:
-        known = sorted({name for table in atlas.tables for name in table.keys("obsm")})
-        raise BadInput(no_such("obsm key", coordinates, known, atlas.name))
+        raise BadInput(no_such("obsm key", coordinates, atlas.keys("obsm"), atlas.name))
     n_axes = max(values.shape[1] for values in found.values())
     places = np.full((atlas.n_spots, n_axes), np.nan)
-    for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
+    for table, spots in atlas.table_spots():
         if table.name in found:
-            places[start : start + table.n_spots] = found[table.name]
+            places[spots] = found[table.name]
     return places

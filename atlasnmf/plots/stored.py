@@ -36,8 +36,7 @@ def record_of(source: Any, key: str, mend: str) -> Mapping[str, Any]:
             found = table.uns(key)
             if isinstance(found, Mapping):
                 return found
-    known = sorted({name for table in atlas.tables for name in table.keys("uns")})
-    raise BadInput(f"{no_such('uns key', key, known, atlas.name)}; {mend}")
+    raise BadInput(f"{no_such('uns key', key, atlas.keys('uns'), atlas.name)}; {mend}")
 
 
 def coefficients_of(source: Any, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -47,8 +46,7 @@ def coefficients_of(source: Any, key: str) -> tuple[np.ndarray, np.ndarray]:
         name = first_of(key, (*weight_ends(), ""), table.keys("varm"))
         if name is not None:
             return np.asarray(table.var_names()).astype(str), np.asarray(table.varm(name))
-    known = sorted({name for table in atlas.tables for name in table.keys("varm")})
-    raise no_result("varm key", f"{key}_coefficients", known, atlas)
+    raise no_result("varm key", f"{key}_coefficients", atlas.keys("varm"), atlas)
 
 
 def unit_of(atlas: Atlas) -> str:

@@ -317,7 +317,7 @@ def plan_volume(
     inside = painted.regions > 0
     leaves, codes = np.unique(painted.regions[inside], return_inverse=True)
     numbers, contains = painted.ontology.membership(leaves)
-    chosen = _chosen_unions(painted, inside, codes, contains, n_patterns, seed)
+    chosen = _chosen_unions(inside, codes, contains, n_patterns, seed)
     if len(chosen) < n_patterns:
         raise BadOption(
             f"there is room for {len(chosen)} patterns only; "
@@ -357,7 +357,6 @@ def _coefficients(n_genes: int, patterns: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _chosen_unions(
-    painted: PaintedGrid,
     inside: np.ndarray,
     codes: np.ndarray,
     contains: np.ndarray,

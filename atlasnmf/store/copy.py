@@ -99,8 +99,8 @@ def copy_counts(
     place = _inverse(order, atlas.n_spots)
     place_of_gene = {gene: i for i, gene in enumerate(columns)}
     with events.stage("copy counts", total=atlas.n_spots) as advance:
-        for table, start in zip(atlas.tables, atlas.table_offsets, strict=False):
-            spots = place[start : start + table.n_spots]
+        for table, own in atlas.table_spots():
+            spots = place[own]
             wanted = _parts_of(rows, spots, missing)
             if not wanted:
                 advance(table.n_spots)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,16 @@ class Atlas:
         """First spot of every table and the total, int64, shape (n_tables + 1,)."""
         return np.cumsum([0, *(table.n_spots for table in self.tables)], dtype=np.int64)
 
+    def table_spots(self) -> Iterator[tuple[TableHandle, slice]]:
+        """Yield every table with the run of the atlas's spots that are its own."""
+        for table, start in zip(self.tables, self.table_offsets.tolist(), strict=False):
+            yield table, slice(start, start + table.n_spots)
+
+    def keys(self, group: str) -> list[str]:
+        """Return the names that any table has in obs, obsm, varm, layers or uns, sorted."""
+        names = (table.obs_columns() if group == "obs" else table.keys(group) for table in self.tables)
+        return sorted(set().union(*names))
+
     def table(self, name: str) -> TableHandle:
         """Return a table by name."""
         for table in self.tables:
@@ -135,11 +145,11 @@ class Atlas:
         infos: list[SliceInfo] = []
         empty: dict[str, str] = {}
         codes = np.empty(self.n_spots, dtype=np.int32)
-        for table, start in zip(self.tables, self.table_offsets, strict=False):
+        for table, spots in self.table_spots():
             column = slice_column(table, self.slice_key, alone=self.alone)
             table_infos, table_codes, levels = slices_of(table, column)
             empty |= dict.fromkeys(levels, table.name)
-            codes[start : start + table.n_spots] = table_codes + len(infos)
+            codes[spots] = table_codes + len(infos)
             infos += table_infos
         refuse_empty_levels(empty, infos, column)
         names = [info.name for info in infos]

@@ -86,11 +86,11 @@ def _numbers(atlas: Atlas, tables: np.ndarray, spots: np.ndarray, name: str) -> 
     import pandas as pd
 
     found = np.full(len(spots), -1, np.int64)
-    for table, offset in zip(atlas.tables, atlas.table_offsets.tolist(), strict=False):
+    for table, own in atlas.table_spots():
         here = tables == table.name
         if here.any():
             place = pd.Index(table.obs_names()).get_indexer(spots[here])
-            found[here] = np.where(place >= 0, place + offset, -1)
+            found[here] = np.where(place >= 0, place + own.start, -1)
     if (found < 0).any():
         at = int(np.flatnonzero(found < 0)[0])
         raise BadInput(

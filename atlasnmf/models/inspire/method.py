@@ -142,7 +142,7 @@ class InspireMethod:
             n_factors = choose_factors(given, self.fresh(Shape(2, n_levels)).net, self.facts, self.seed)
         state = self.fresh(Shape(n_factors, n_levels))
         if self.params.warm_start and self.params.features == "scores":
-            start_factors(state.net, given, self.facts, self.seed)
+            start_factors(state.net, given, self.seed)
         return state
 
     def inputs(self, batch: SliceBatch) -> Inputs:

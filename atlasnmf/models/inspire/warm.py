@@ -27,7 +27,7 @@ _SHARPNESS = 0.125
 
 
 @torch.no_grad()
-def start_factors(net: InspireNet, sample: Sequence[Inputs], facts: AtlasFacts, seed: int) -> None:
+def start_factors(net: InspireNet, sample: Sequence[Inputs], seed: int) -> None:
     """Start the factor head from clusters of the embedding, and the loadings from their counts.
 
     Parameters
@@ -36,8 +36,6 @@ def start_factors(net: InspireNet, sample: Sequence[Inputs], facts: AtlasFacts, 
         Untrained networks, changed in place.
     sample
         A few thousand spots a slice.
-    facts
-        The atlas.
     seed
         Of the clusters.
 

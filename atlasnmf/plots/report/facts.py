@@ -82,8 +82,8 @@ def scene_of(
     """Lay out the slices of some tables, and say where every spot of them is drawn."""
     chosen = {table.name for table in tables}
     codes = atlas.slice_codes()
-    offsets = dict(zip((table.name for table in atlas.tables), atlas.table_offsets, strict=False))
-    own = np.concatenate([codes[offsets[t.name] : offsets[t.name] + t.n_spots] for t in tables])
+    spots_of = {table.name: spots for table, spots in atlas.table_spots()}
+    own = np.concatenate([codes[spots_of[table.name]] for table in tables])
     xy = np.concatenate([np.asarray(atlas.coordinates_of(t), np.float64)[:, :2] for t in tables])
     numbers = [i for i, info in enumerate(atlas.slices) if info.table in chosen]
     renumbered = np.full(len(atlas.slices), -1, np.int64)
