@@ -60,7 +60,7 @@ def cuda_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 def _beside(name: str, place: str) -> ModuleType:
     """Load a file of the tests."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(place))
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / place)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
