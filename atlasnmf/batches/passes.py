@@ -51,6 +51,8 @@ class Pass:
         A Dask client whose workers read and contract the tiles; None works in threads of this process.
     n_workers
         Threads of this process.
+    held
+        The same rows as this process has them, for what it does itself; ``source`` when not given.
     """
 
     def __init__(
@@ -60,9 +62,10 @@ class Pass:
         *,
         client: Client | None = None,
         n_workers: int = 1,
+        held: SpotSource | None = None,
     ) -> None:
         self._source, self.tiles = source, tuple(tiles)
-        self._client, self._n_workers = client, n_workers
+        self._client, self._n_workers, self._held = client, n_workers, held
 
     @property
     def n_rows(self) -> int:
@@ -82,7 +85,17 @@ class Pass:
     def only(self, slice_index: int) -> Pass:
         """Return a pass over the tiles of one slice; arrays of rows still have a row for every spot."""
         tiles = [tile for tile in self.tiles if tile.slice_index == slice_index]
-        return Pass(self._source, tiles, client=self._client, n_workers=self._n_workers)
+        return self._over(tiles)
+
+    def here(self) -> Pass:
+        """Return the same pass in threads of this process alone, for spots whose values a model keeps.
+
+        What is known of such a spot would have to travel to a worker and back in every pass, which takes more
+        processor time than to go over it.
+        """
+        if self._client is None:
+            return self
+        return Pass(self._held or self._source, self.tiles, n_workers=self._n_workers)
 
     def sampled(self, n_spots: int) -> Pass:
         """Return a pass over about as many spots in evenly spaced blocks; this one when there are no more."""
@@ -90,7 +103,10 @@ class Pass:
             return self
         parts = sample_tiles(self.offsets, n_spots, min(max(n_spots // _BLOCKS, 1), _BLOCK_ROWS))
         tiles = [Tile(part.index, part.slice_index, part.start, part.stop) for part in parts]
-        return Pass(self._source, tiles, client=self._client, n_workers=self._n_workers)
+        return self._over(tiles)
+
+    def _over(self, tiles: Sequence[Tile]) -> Pass:
+        return Pass(self._source, tiles, client=self._client, n_workers=self._n_workers, held=self._held)
 
     def reduce(
         self,
@@ -149,8 +165,7 @@ class Pass:
         Always in threads of this process: what is kept is here, and to send it to a worker and back takes
         longer than what is done with it.
         """
-        here = Pass(self._source, self.tiles, n_workers=self._n_workers)
-        return here._merged(partial(_contract, chunk), combine, rows, beside)
+        return self.here()._merged(partial(_contract, chunk), combine, rows, beside)
 
     def _merged(
         self,
@@ -228,7 +243,7 @@ class Passes:
 
     Parameters
     ----------
-    source, tiles, client, n_workers
+    source, tiles, client, n_workers, held
         As in :class:`Pass`.
     """
 
@@ -236,10 +251,11 @@ class Passes:
     tiles: tuple[Tile, ...]
     client: Client | None = None
     n_workers: int = 1
+    held: SpotSource | None = None
 
     def whole(self) -> Pass:
         """Return one pass."""
-        return Pass(self.source, self.tiles, client=self.client, n_workers=self.n_workers)
+        return Pass(self.source, self.tiles, client=self.client, n_workers=self.n_workers, held=self.held)
 
     def starting_at(self, step: int) -> Iterator[Pass]:
         """Return a pass for every step from ``step`` on."""

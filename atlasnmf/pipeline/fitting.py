@@ -22,6 +22,7 @@ from atlasnmf.pipeline.placing import (
     FitJob,
     device_of,
     most_on_a_machine,
+    passes_on_workers,
     sample_spots,
     settled_ranks,
     train_on_workers,
@@ -286,7 +287,13 @@ def _train(
         state = model.method.unpack(outcome.tensors, outcome.scalars)
         shared = client, InferTile(job)
     else:
-        state, figures = _train_here(prepared, needs, request, limits, events, model, loader, tellers, client)
+        on_workers = needs.passes and passes_on_workers(client, device, limits.n_workers)
+        if needs.passes and client is not None:
+            events.note(_where(limits.n_workers, on_workers))
+        helpers = client if on_workers else None
+        state, figures = _train_here(
+            prepared, needs, request, limits, events, model, loader, tellers, helpers
+        )
     return Fit(
         request=request,
         prepared=prepared,
@@ -299,6 +306,13 @@ def _train(
         _loader=loader,
         _shared=shared,
     )
+
+
+def _where(n_threads: int, on_workers: bool) -> str:
+    if on_workers:
+        return "passes over all spots on the workers; values that are kept, in this process"
+    threads = "1 thread" if n_threads == 1 else f"{n_threads} threads"
+    return f"passes in {threads} of this process; the workers' are too few to be worth the sending"
 
 
 def _train_here(
@@ -335,7 +349,9 @@ def _passes(loader: Loader, limits: Limits, client: Client | None) -> Passes:
     from atlasnmf.batches.passes import Passes
     from atlasnmf.tiles.plan import plan_tiles
 
-    # workers of a cluster open the working copy themselves; rows held here would have to be sent to them
-    source = loader.source if client is None else loader.stored
-    tiles = plan_tiles(source.offsets, tile_spots(source.n_spots))
-    return Passes(source, tiles, client=client, n_workers=limits.n_workers)
+    held, n_threads = loader.source, limits.n_workers
+    tiles = plan_tiles(held.offsets, tile_spots(held.n_spots))
+    if client is None:
+        return Passes(held, tiles, n_workers=n_threads)
+    # workers open the working copy themselves; rows held here would have to be sent to them
+    return Passes(loader.stored, tiles, client=client, n_workers=n_threads, held=held)

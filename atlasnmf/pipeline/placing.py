@@ -37,6 +37,7 @@ __all__ = [
     "FitJob",
     "device_of",
     "most_on_a_machine",
+    "passes_on_workers",
     "sample_spots",
     "settled_ranks",
     "train_on_workers",
@@ -48,6 +49,9 @@ __all__ = [
 _SAMPLE_SPOTS, _SLICE_SAMPLE_SPOTS = 16_384, 4096
 #: A worker that is started anew imports for some seconds, on a busy machine for many.
 _LEAST_PATIENCE_S = 60.0
+#: Workers take passes from this many times the threads of this process on: what they know of every spot has
+#: to travel, and in all a pass takes them up to twice the processor time (measured).
+_WORTH_SENDING = 2
 
 
 def sample_spots(n_slices: int) -> int:
@@ -213,6 +217,23 @@ def device_of(needs: Needs, request: FitRequest, limits: Limits, client: Client 
             "or use --device cpu"
         )
     return "cpu" if without else "cuda"
+
+
+def passes_on_workers(client: Client | None, device: str, n_threads: int) -> bool:
+    """Say whether the tiles of passes go to workers, or to threads of this process: the same bits.
+
+    Parameters
+    ----------
+    client
+        Of the cluster, if there is one.
+    device
+        Where a model computes. A device is that of the workers.
+    n_threads
+        Threads of this process.
+    """
+    if client is None or device != "cpu":
+        return client is not None
+    return sum(client.nthreads().values()) >= _WORTH_SENDING * n_threads
 
 
 def worker_bytes(request: FitRequest, limits: Limits) -> int | None:

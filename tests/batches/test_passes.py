@@ -87,6 +87,21 @@ def test_workers_change_no_bit(source):
     np.testing.assert_array_equal(parts[0], parts[2])
 
 
+def test_a_pass_here_asks_nobody_else_and_reads_what_is_held(source):
+    stored = SpotSource(OFFSETS, CountingCsr(source.counts._rows), source.totals)
+    nobody = object()  # whatever is asked of this client is an error
+    unit = Passes(stored, tuple(tiles_of(OFFSETS, 16)), client=nobody, held=source).whole()
+    with pytest.raises(AttributeError):
+        unit.reduce(column_sums)
+    for here in (unit.here(), unit.only(0).here(), unit.sampled(40).here()):
+        assert here.here() is here
+        read = np.concatenate([np.arange(tile.start, tile.stop) for tile in here.tiles])
+        expected = np.asarray(source.counts._rows.to_scipy()[read].sum(axis=0)).ravel()
+        np.testing.assert_allclose(here.reduce(column_sums), expected)
+    assert stored.counts.reads == []
+    assert source.counts.reads
+
+
 def rounded(batch, own):
     product = batch.counts.to_scipy().T.astype(np.float32) @ own
     return product.astype(np.float64), own

@@ -26,6 +26,7 @@ INSPIRE += ["--checkpoint-every", "20", "--device", "cpu", "--worker-timeout", "
 SPATIALFUSER = ["spatialfuser", "--components", "8", "--pretrain-steps", "40", "--fuse-steps", "80"]
 SPATIALFUSER += ["--match-every", "20", "--batch-spots", "128"]
 SPATIALFUSER += ["--checkpoint-every", "20", "--device", "cpu", "--worker-timeout", "15"]
+#: Nothing is kept here, and there is one thread here: all passes go to the workers.
 STANMF = [
     "stanmf",
     "--ranks",
@@ -34,6 +35,8 @@ STANMF = [
     "4",
     "--max-iterations",
     "80",
+    "--keep-values",
+    "reread",
     "--checkpoint-every",
     "20",
 ]

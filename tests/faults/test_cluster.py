@@ -77,7 +77,8 @@ def store(clean: Path, tmp_path: Path) -> Path:
 
 
 def fit_on(cluster: Cluster, store: Path, fit: list[str]) -> subprocess.Popen[str]:
-    return begin("fit", fit[0], str(store), *fit[1:], "--scheduler", cluster.address)
+    threads = ["--workers", "1"] if fit is STANMF else []
+    return begin("fit", fit[0], str(store), *fit[1:], *threads, "--scheduler", cluster.address)
 
 
 @pytest.mark.parametrize("worker", ["one", "two"])

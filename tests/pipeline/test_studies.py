@@ -13,6 +13,7 @@ from small_stores import ok
 
 from atlasnmf import pipeline
 from atlasnmf.errors import BadInput, BadOption
+from atlasnmf.events import Silent
 from atlasnmf.models import params_with_preset
 from atlasnmf.options import PrepareOptions, RunOptions
 from atlasnmf.pipeline import FitRequest
@@ -63,21 +64,40 @@ def test_one_worker_and_two_print_the_same(store: Path) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("path", ["compressed", "exact"])
-def test_workers_of_a_cluster_change_no_bit(store: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"path": "compressed", "learn_spots": 300},  # kept values here, all spots there
+        {"path": "compressed", "keep_values": "reread"},
+        {"path": "exact", "keep_values": "reread"},
+    ],
+    ids=["some kept", "compressed", "exact"],
+)
+def test_workers_of_a_cluster_change_no_bit(store: Path, form: dict) -> None:
     from distributed import Client, LocalCluster
 
-    pipeline.fit(request_of(store, {"path": path}, workers=1, key_added="here"))
+    class Listener(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    pipeline.fit(request_of(store, form, workers=1, key_added="here"))
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
         ) as workers,
         Client(workers) as client,
     ):
-        pipeline.fit(request_of(store, {"path": path}, key_added="there"), client=client)
-    here, there = results(store, "here"), results(store, "there")
-    for name, value in here.items():
-        np.testing.assert_array_equal(there[name], value, err_msg=name)
+        there = request_of(store, form, workers=1, key_added="there")
+        pipeline.fit(there, client=client, events=Listener())
+        threaded = request_of(store, form, workers=2, key_added="threads")
+        pipeline.fit(threaded, client=client, events=Listener())
+    told = [text.split(";")[0] for text in said if text.startswith("passes")]
+    assert told == ["passes over all spots on the workers", "passes in 2 threads of this process"]
+    for other in ("there", "threads"):
+        found = results(store, other)
+        for name, value in results(store, "here").items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_a_budget_settles_the_form_for_good(store: Path) -> None:

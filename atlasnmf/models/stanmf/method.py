@@ -10,6 +10,7 @@ import numpy as np
 
 from atlasnmf.batches.passes import Pass
 from atlasnmf.errors import BadInput
+from atlasnmf.kernels.dispatch import side_of
 from atlasnmf.models.stanmf import sketch as sketching
 from atlasnmf.models.stanmf.anchored import Anchors, Sketch, anchor, iterate_on_sketch
 from atlasnmf.models.stanmf.baseline import pca_instability
@@ -139,6 +140,8 @@ class StaNmfMethod:
         self.dtype = np.dtype(np.float32 if params.precision == "single" else np.float64)
         self._fits: tuple[int, Fits] | None = None
         self._kept = None if params.keep_values == "reread" else KeptValues()
+        # a device is that of the workers, and need not be there in this process
+        self._here = self._kept is not None and side_of(device) == "cpu"
 
     # -- the protocol of the loop ---------------------------------------------------------------------------
 
@@ -155,6 +158,8 @@ class StaNmfMethod:
         """Spend one pass on the phase at hand."""
         state.passes += 1
         ranks = self._ranks(state)
+        if self._learns_all(unit):
+            unit = self._learned(unit)
         figures = getattr(self, f"_{state.phase}")(state, unit)
         return state, {"rank": float(ranks[-1]), **figures}
 
@@ -285,6 +290,8 @@ class StaNmfMethod:
     def _compare(self, state: Study, unit: Pass) -> dict[str, float]:
         if self._is_last(state):
             state.enter("done")
+            if self._kept is not None:
+                self._kept.forget()
             return {"loss": float(state.last_loss[0])}
         fits = self._fits_of(state, unit.n_rows)
         products = self._products(state, unit, fits)
@@ -321,8 +328,12 @@ class StaNmfMethod:
         return iterate_on_sketch(unit, sketch, anchors, *given, working, self.device)
 
     def _learned(self, unit: Pass) -> Pass:
-        """Return the pass over the spots that coefficients are learned from."""
-        return unit.sampled(self.params.learn_spots or unit.n_rows)
+        """Return the pass over the spots that coefficients are learned from: here, where values are kept."""
+        learned = unit.sampled(self.params.learn_spots or unit.n_rows)
+        return learned.here() if self._here else learned
+
+    def _learns_all(self, unit: Pass) -> bool:
+        return unit.n_rows <= (self.params.learn_spots or unit.n_rows)
 
     def _make_room(self, state: Study, n_spots: int, fits: Fits) -> None:
         """Make room for the anchors of a stack."""
@@ -379,7 +390,7 @@ class StaNmfMethod:
     def _transform(self, state: Study, unit: Pass) -> Transform:
         """Return what is factorised in a pass; the values of the spots that are learned from are kept."""
         given = "log" if state.logged else "none", self.facts.target_sum, self.dtype, self.device
-        learned = unit.n_read < unit.n_rows or unit.n_rows <= (self.params.learn_spots or unit.n_rows)
+        learned = unit.n_read < unit.n_rows or self._learns_all(unit)
         return Transform(*given, self._kept if learned else None)
 
 

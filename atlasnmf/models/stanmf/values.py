@@ -140,6 +140,7 @@ class ReadyValues:
 class KeptValues:
     """The values of tiles that are gone over again and again, ready to be multiplied; in one process.
 
+    Passes over such tiles are made :meth:`here <atlasnmf.batches.passes.Pass.here>`.
     On a device they stay there as long as they take no more than half of what was free of its memory.
     """
 
@@ -167,6 +168,12 @@ class KeptValues:
             self._room -= made.nbytes
             self._there[key] = made
         return made
+
+    def forget(self) -> None:
+        """Give back all that is kept."""
+        self._tiles.clear()
+        self._there.clear()
+        self._room = None
 
 
 class DeviceValues:
@@ -271,10 +278,7 @@ class Transform:
         Where they are multiplied.
     kept
         Where the values of tiles stay between passes; None makes them anew in each. Not sent to other
-        processes.
-    ready
-        Lay values out as those that are kept are, although none are: what another process multiplies for one
-        that keeps them, to the same bits.
+        processes: those of a device are made anew there, to the same bits.
     """
 
     kind: str
@@ -282,18 +286,17 @@ class Transform:
     dtype: Any = np.float32
     device: str = "cpu"
     kept: KeptValues | None = None
-    ready: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        ready = self.ready or self.kept is not None
-        return Transform, (self.kind, self.target_sum, self.dtype, self.device, None, ready)
+        if self.kept is not None and side_of(self.device) == "cpu":
+            raise TypeError("values that are kept in this process are multiplied here: take Pass.here()")
+        return Transform, (self.kind, self.target_sum, self.dtype, self.device)
 
     def __call__(self, batch: SliceBatch) -> Values | ReadyValues | DeviceValues:
         """Return the values of a batch's spots, ready to be multiplied."""
         if side_of(self.device) == "cpu":
             if self.kept is None:
-                values = self.on_host(batch)
-                return ReadyValues(values.csr) if self.ready else values
+                return self.on_host(batch)
             return self.kept.of(batch.rows, partial(self.on_host, batch))
         totals = batch.totals if self.kind == "log" else None
         make = partial(DeviceValues, batch.counts, totals, self.target_sum, self.dtype, self.device)

@@ -30,11 +30,11 @@ def log_values(counts):
     return np.log1p(1e4 * counts / totals).astype(np.float32).astype(np.float64)
 
 
-def passes_of(counts, tile_spots=40, n_workers=1):
+def passes_of(counts, tile_spots=40, n_workers=1, client=None):
     rows = Csr.from_scipy(scipy.sparse.csr_matrix(counts))
     totals = counts.sum(axis=1).astype(np.float32)
     source = SpotSource(OFFSETS, HeldCsr(rows), totals)
-    return Passes(source, plan_tiles(OFFSETS, tile_spots), n_workers=n_workers)
+    return Passes(source, plan_tiles(OFFSETS, tile_spots), n_workers=n_workers, client=client)
 
 
 def facts_of(counts):
@@ -50,8 +50,8 @@ def facts_of(counts):
     )
 
 
-def study(counts, *, tile_spots=40, n_workers=1, seed=0, **params):
-    passes = passes_of(counts, tile_spots, n_workers)
+def study(counts, *, tile_spots=40, n_workers=1, seed=0, client=None, **params):
+    passes = passes_of(counts, tile_spots, n_workers, client)
     model = build(Params(**params), facts_of(counts), "cpu", seed)
     source = passes.source
     sample = [source.batch(s, source.read(OFFSETS[s], OFFSETS[s] + 9)) for s in range(2)]

@@ -262,3 +262,18 @@ def test_coefficients_learned_from_some_spots_serve_all():
     coefficients = some.coefficients.astype(float)
     left = ((x - some.patterns @ coefficients.T) ** 2).sum() / (x**2).sum()
     assert some.last_loss[0] == pytest.approx(left, rel=1e-6)
+
+
+@pytest.mark.parametrize("path", ["compressed", "exact"])
+def test_spots_whose_values_are_kept_are_gone_over_here(path):
+    """Whatever is asked of this client is an error."""
+    counts, options = separate(), {**QUICK, "path": path}
+    model, alone = study(counts, **options)
+    _, beside = study(counts, client=object(), **options)
+    np.testing.assert_array_equal(beside.patterns, alone.patterns)
+    np.testing.assert_array_equal(beside.coefficients, alone.coefficients)
+    for more in ({"keep_values": "reread"}, {"learn_spots": 90}):
+        with pytest.raises(AttributeError):
+            study(counts, client=object(), **options, **more)
+    # a fit may stay with the user for long, and its values need not
+    assert not model.method._kept._tiles
