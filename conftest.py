@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "tests" / "docs"))
 
 #: What a file has in it that has tests for devices: the mark, or a fixture with a side of that mark.
-_FOR_DEVICES = re.compile(r"mark\.gpu\b|\b(?:side|cuda_kernels)\b[,)]")
+_FOR_DEVICES = re.compile(r"mark\.gpu\b|\b(?:side|cuda_kernels|torch_device)\b[,)]")
 _MISSING = re.compile(r"No module named '(\w+)")
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "gpu_available",
     "kernel",
     "namespace",
+    "no_gpu",
     "release",
     "side_of",
     "to_host",
@@ -55,14 +56,35 @@ HOST_ONLY = {
 
 
 @cache
-def gpu_available() -> bool:
-    """Tell whether CuPy is installed and sees a CUDA device."""
+def no_gpu() -> str | None:
+    """Say why CuPy has no CUDA device to run kernels on; None where it has one.
+
+    Notes
+    -----
+    One sum is taken on the device: CuPy is also installed where there is no driver, and finds a device where
+    the compiler or the headers of its own version of CUDA are missing.
+    """
     try:
         import cupy
+    except ImportError:
+        return "CuPy is not installed"
+    except Exception as problem:  # a library of another version, say
+        return f"CuPy cannot be imported: {_first_line(problem)}"
+    try:
+        if not cupy.cuda.runtime.getDeviceCount():
+            return "there is none"
+        return None if int(cupy.ones(2).sum()) == 2 else "CuPy adds wrongly on it"
+    except Exception as problem:  # a missing driver, compiler or header surfaces as many different errors
+        return f"CuPy says: {_first_line(problem)}"
 
-        return bool(cupy.cuda.runtime.getDeviceCount() > 0)
-    except Exception:  # a missing driver surfaces as many different errors; all mean "no"
-        return False
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
+
+
+def gpu_available() -> bool:
+    """Tell whether CuPy is installed and runs kernels on a CUDA device."""
+    return no_gpu() is None
 
 
 def side_of(where: Any) -> str:
@@ -121,7 +143,8 @@ def kernel(module: str, where: Any = "cpu") -> ModuleType:
     """
     side = side_of(where)
     if side == "gpu" and not gpu_available():
-        raise BadOption("no CUDA device that CuPy can use; install atlasnmf[gpu] or use --device cpu")
+        why = f" ({no_gpu()})" if no_gpu() else ""
+        raise BadOption(f"no CUDA device that CuPy can use{why}; install atlasnmf[gpu] or use --device cpu")
     return importlib.import_module(f"atlasnmf.kernels.{side}.{module}")
 
 

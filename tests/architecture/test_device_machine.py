@@ -62,7 +62,8 @@ def test_they_are_all_found():
     marked = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "tests").rglob("test_*.py")
-        if re.search(r"mark\.gpu\b|\(cuda_kernels\b", path.read_text()) and path != Path(__file__)
+        if re.search(r"mark\.gpu\b|\((?:cuda_kernels|torch_device)\b", path.read_text())
+        and path != Path(__file__)
     }
     assert found >= marked != set()
     assert sum(name.startswith("tests/kernels/") for name in found) >= 10

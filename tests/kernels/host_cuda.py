@@ -95,17 +95,45 @@ class DeviceArray(np.ndarray):
             kwargs["out"] = tuple(np.asarray(value) for value in kwargs["out"])
         return to_device(getattr(ufunc, method)(*plain, **kwargs))
 
+    def __array_function__(self, function, types, args, kwargs):
+        raise TypeError(f"numpy.{function.__name__} is given a device array: take cupy's")
+
     @property
     def __cuda_array_interface__(self):
         return self.__array_interface__
 
     def get(self):
-        return np.array(self).view(np.ndarray)
+        return np.array(to_plain(self))
+
+    def argsort(self, axis=-1, kind=None):
+        refuse_other_sorts(kind)
+        return to_device(to_plain(self).argsort(axis=axis, kind="stable"))
+
+    def sort(self, axis=-1, kind=None):
+        refuse_other_sorts(kind)
+        to_plain(self).sort(axis=axis, kind="stable")
+
+    def sum(self, axis=None, dtype=None, out=None, keepdims=False):
+        return to_device(to_plain(self).sum(axis=axis, dtype=dtype, keepdims=keepdims))
+
+    def max(self, axis=None, out=None, keepdims=False):
+        return to_device(to_plain(self).max(axis=axis, keepdims=keepdims))
+
+    def min(self, axis=None, out=None, keepdims=False):
+        return to_device(to_plain(self).min(axis=axis, keepdims=keepdims))
 
     def __getitem__(self, key):
+        self._check_key(key)
+        return to_device(super().__getitem__(key))
+
+    def __setitem__(self, key, value):
+        self._check_key(key)
+        assert not is_host_array(value), "a host array is written into a device array"
+        super().__setitem__(key, to_plain(value))
+
+    def _check_key(self, key):
         for part in key if isinstance(key, tuple) else (key,):
             assert not is_host_array(part), "a host array indexes a device array"
-        return to_device(super().__getitem__(key))
 
 
 def is_host_array(value):
@@ -113,9 +141,21 @@ def is_host_array(value):
 
 
 def to_device(value):
+    """Give what is computed the form it has there; one number is an array without dimensions."""
     if isinstance(value, tuple):
         return tuple(to_device(part) for part in value)
-    return value.view(DeviceArray) if isinstance(value, np.ndarray) else value
+    return np.asarray(value).view(DeviceArray) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def to_plain(value):
+    if isinstance(value, list | tuple):
+        return type(value)(to_plain(part) for part in value)
+    return value.view(np.ndarray) if isinstance(value, DeviceArray) else value
+
+
+def refuse_other_sorts(kind):
+    if kind not in (None, "stable"):
+        raise ValueError("kind can only be None or 'stable'")
 
 
 class HostCupy(types.ModuleType):
@@ -140,13 +180,26 @@ class HostCupy(types.ModuleType):
 
         def on_device(*args, **kwargs):
             for value in (*args, *kwargs.values()):
-                assert not is_host_array(value), f"cupy.{name} is given a host array"
-            return to_device(function(*args, **kwargs))
+                for part in value if isinstance(value, list | tuple) else [value]:
+                    assert not is_host_array(part), f"cupy.{name} is given a host array"
+            plain = {key: to_plain(value) for key, value in kwargs.items()}
+            return to_device(function(*map(to_plain, args), **plain))
 
         return on_device
 
     def bincount(self, values, **options):
         raise NotImplementedError("CuPy's refuses what is empty, and adds weights in any order")
+
+    def argsort(self, values, axis=-1, kind=None):
+        return values.argsort(axis, kind)
+
+    def sort(self, values, axis=-1, kind=None):
+        refuse_other_sorts(kind)
+        return to_device(np.sort(to_plain(values), axis=axis, kind="stable"))
+
+    def searchsorted(self, sorted_values, values, side="left", sorter=None):
+        assert all(isinstance(given, DeviceArray) for given in (sorted_values, values))
+        return to_device(np.searchsorted(to_plain(sorted_values), to_plain(values), side=side))
 
     def asarray(self, value, dtype=None):
         there = isinstance(value, DeviceArray)  # only then no copy is made

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,30 @@ def test_a_missing_device_is_said(monkeypatch):
     assert dispatch.kernel("rows", "auto").__name__ == "atlasnmf.kernels.cpu.rows"
     with pytest.raises(BadOption, match="--device cpu"):
         dispatch.kernel("rows", "cuda")
+
+
+def broken_compiler(*shape):
+    raise RuntimeError("Failed to find CUDA headers.\nPlease install them")
+
+
+@pytest.mark.parametrize(
+    ("n_devices", "ones", "why"),
+    [
+        (0, None, "there is none"),
+        (1, broken_compiler, "CuPy says: Failed to find CUDA headers."),
+        (1, np.ones, None),
+    ],
+)
+def test_a_device_is_used_when_kernels_run_on_it(monkeypatch, n_devices, ones, why):
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: n_devices)
+    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime), ones=ones)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    dispatch.no_gpu.cache_clear()
+    try:
+        assert dispatch.no_gpu() == why
+        assert dispatch.gpu_available() == (why is None)
+        if why is not None:
+            with pytest.raises(BadOption, match=re.escape(why)):
+                dispatch.kernel("rows", "cuda")
+    finally:
+        dispatch.no_gpu.cache_clear()
