@@ -7,15 +7,24 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from atlasnmf.budget import parse_bytes
 from atlasnmf.errors import BadOption
 
 __all__ = [
     "AtlasOptions",
+    "FactorCount",
     "Options",
     "PrepareOptions",
     "RunOptions",
@@ -132,6 +141,16 @@ def taking(options: type[Options]) -> Callable[[Callable[..., T]], Callable[...,
         return by_name
 
     return wrap
+
+
+def _enough_factors(value: int | str) -> int | str:
+    if isinstance(value, int) and value < 2:
+        raise ValueError("at least 2 factors are needed")
+    return value
+
+
+#: How many factors a model has, or that it is to find it out.
+FactorCount = Annotated[int | Literal["auto"], AfterValidator(_enough_factors)]
 
 
 class AtlasOptions(Options):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atlasnmf.analysis.region_tables import write_frame
 from atlasnmf.errors import BadInput, BadOption
 from atlasnmf.store.paths import new_file
 
@@ -125,13 +126,7 @@ def write_gene_sets(sets: Any, path: str | Path) -> Path:
         return path
     rows = [(name, gene) for name, genes in found.items() for gene in genes]
     frame = pd.DataFrame(rows, columns=["gene_set", "gene"])
-    if path.suffix == ".parquet":
-        frame.to_parquet(path, index=False)
-    elif path.suffix in (".csv", ".tsv"):
-        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
-    else:
-        raise BadOption(f"gene sets are written as .gmt, .csv, .tsv or .parquet, not {path.name!r}")
-    return path
+    return write_frame(frame, path, refusal="gene sets are written as .gmt,")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from atlasnmf.store.atlas import AtlasLike
 
-__all__ = ["read_regions", "write_regions", "write_tables"]
+__all__ = ["read_regions", "write_frame", "write_regions", "write_tables"]
 
 #: What the figures of a fit speak of, and how the names of these figures begin.
 _AXES: dict[str, tuple[str, ...]] = {
@@ -34,13 +34,14 @@ _NAMING = (
 )
 
 
-def _written(frame: pd.DataFrame, path: Path) -> Path:
+def write_frame(frame: pd.DataFrame, path: Path, *, refusal: str = "tables are written as") -> Path:
+    """Write a table as the ending of the path says; raises BadOption for one that is none of a table."""
     if path.suffix == ".parquet":
         frame.to_parquet(path, index=False)
     elif path.suffix in (".csv", ".tsv"):
         frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
     else:
-        raise BadOption(f"tables are written as .csv, .tsv or .parquet, not {path.name!r}")
+        raise BadOption(f"{refusal} .csv, .tsv or .parquet, not {path.name!r}")
     return path
 
 
@@ -79,7 +80,7 @@ def write_regions(atlas: AtlasLike, label_key: str, path: str | Path) -> Path:
     spots = np.concatenate([table.obs_names() for table in found.tables])
     names = np.array(labels.names, object)[labels.codes[known]]
     frame = pd.DataFrame({"table": tables[known], "spot": spots[known].astype(str), "region": names})
-    return _written(frame, path)
+    return write_frame(frame, path)
 
 
 def read_regions(
@@ -207,7 +208,7 @@ def write_tables(atlas: AtlasLike, folder: str | Path, *, ending: str = "csv") -
     if not tables:
         raise BadInput(f"no result of {found.name} is a table; run atlasnmf.tl.factor_genes or another first")
     folder = new_folder(folder)
-    return [_written(frame, folder / f"{name}.{ending}") for name, frame in tables.items()]
+    return [write_frame(frame, folder / f"{name}.{ending}") for name, frame in tables.items()]
 
 
 def _tables_of(name: str, entry: Any) -> dict[str, pd.DataFrame]:

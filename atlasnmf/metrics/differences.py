@@ -116,8 +116,6 @@ def rank_sum_from_histograms(
     >>> auc.round(3).tolist()
     [0.09, 0.91]
     """
-    from scipy.stats import norm
-
     own = np.asarray(counts, np.float64)
     total = own.sum(axis=-2, keepdims=True)
     rest = total - own if reference is None else np.broadcast_to(own[..., [reference], :], own.shape)
@@ -128,11 +126,7 @@ def rank_sum_from_histograms(
     both = own + rest
     with np.errstate(invalid="ignore", divide="ignore"):
         ties = (both**3 - both).sum(axis=-1) / (n * (n - 1))
-        spread = np.sqrt(n_in * n_out / 12 * (n + 1 - ties))
-        known = (n_in > 0) & (n_out > 0) & (spread > 1e-9)
-        score = np.where(known, (wins - n_in * n_out / 2) / spread, np.nan)
-        auc = np.where((n_in > 0) & (n_out > 0), wins / (n_in * n_out), np.nan)
-    return score, 2 * norm.sf(np.abs(score)), auc
+    return _deviates(wins, n_in, n_out, ties)
 
 
 def rank_sum_test(values: np.ndarray, codes: np.ndarray, n_groups: int) -> tuple[np.ndarray, ...]:
@@ -162,7 +156,7 @@ def rank_sum_test(values: np.ndarray, codes: np.ndarray, n_groups: int) -> tuple
     >>> auc.tolist()
     [0.0, 1.0]
     """
-    from scipy.stats import norm, rankdata
+    from scipy.stats import rankdata
 
     ranks = rankdata(values)
     n = len(values)
@@ -171,8 +165,17 @@ def rank_sum_test(values: np.ndarray, codes: np.ndarray, n_groups: int) -> tuple
     wins = np.bincount(codes, weights=ranks, minlength=n_groups) - n_in * (n_in + 1) / 2
     repeats = np.unique(values, return_counts=True)[1].astype(np.float64)
     ties = (repeats**3 - repeats).sum() / max(n * (n - 1), 1)
+    return _deviates(wins, n_in, n_out, ties)
+
+
+def _deviates(
+    wins: np.ndarray, n_in: np.ndarray, n_out: np.ndarray, ties: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return normal deviates, p values and areas of how often the values inside won over those outside."""
+    from scipy.stats import norm
+
     with np.errstate(invalid="ignore", divide="ignore"):
-        spread = np.sqrt(n_in * n_out / 12 * (n + 1 - ties))
+        spread = np.sqrt(n_in * n_out / 12 * (n_in + n_out + 1 - ties))
         known = (n_in > 0) & (n_out > 0) & (spread > 1e-9)
         score = np.where(known, (wins - n_in * n_out / 2) / spread, np.nan)
         auc = np.where((n_in > 0) & (n_out > 0), wins / (n_in * n_out), np.nan)

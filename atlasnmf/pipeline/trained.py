@@ -29,27 +29,7 @@ __all__ = ["Trained"]
 
 @dataclass(repr=False)
 class Trained:
-    """A trained model and the atlas it was trained on.
-
-    Parameters
-    ----------
-    request
-        What was asked for.
-    prepared
-        The atlas and its features.
-    model, state
-        The model and its trained state.
-    history
-        Losses and figures by step, arrays of one length.
-    seconds
-        What training took, prepare apart.
-    wait_share
-        Share of the training time spent waiting for batches.
-    events
-        The listener.
-    quality
-        Agreement with labels beside the smoothed PCA, once results are written and labels were named.
-    """
+    """A trained model and the atlas it was trained on: what ``fit`` returns, but for the writing."""
 
     request: FitRequest
     prepared: Prepared

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from atlasnmf.options import Options
+from atlasnmf.options import FactorCount, Options
 from atlasnmf.schema import Needs
 
 __all__ = [
@@ -58,7 +58,7 @@ FACTOR_LADDER = (60, 40, 30, 20, 12, 8)
 class Params(Options):
     """Parameters of INSPIRE; the defaults are those of the ``default`` preset."""
 
-    n_factors: int | Literal["auto"] = Field(
+    n_factors: FactorCount = Field(
         20, description="Spatial factors K: 20 for part of an organ, 40 an organ, 60 an organism; or auto."
     )
     steps: int = Field(500, ge=0, description="Optimisation steps (published: 10 000, from a random start).")
@@ -96,13 +96,6 @@ class Params(Options):
         "float32", description="Products of dense layers: tf32 on CUDA devices, or bf16; other last bits."
     )
     margin_warmup: int = Field(100, ge=0, description="Steps before the margin holds.")
-
-    @field_validator("n_factors")
-    @classmethod
-    def _enough_factors(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 2:
-            raise ValueError("at least 2 factors are needed")
-        return value
 
 
 PRESETS: dict[str, dict[str, Any]] = {

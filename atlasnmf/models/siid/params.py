@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from atlasnmf.options import Options
+from atlasnmf.options import FactorCount, Options
 from atlasnmf.schema import Needs, PairNeeds
 
 __all__ = [
@@ -43,7 +43,7 @@ class Params(Options):
 
     fine: str | None = Field(None, description="Table of the fine slice: cells, a targeted panel.")
     coarse: str | None = Field(None, description="Table of the coarse slice: spots, many genes.")
-    n_factors: int | Literal["auto"] = Field(
+    n_factors: FactorCount = Field(
         20, description="Factors h shared by both slices; auto compares some on molecules set aside."
     )
     max_distance: float | None = Field(
@@ -91,13 +91,6 @@ class Params(Options):
         description="Concentrate cells on few factors: 1000 for imputation, 500 for deconvolution "
         "(published); the schedule takes all passes.",
     )
-
-    @field_validator("n_factors")
-    @classmethod
-    def _enough_factors(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 2:
-            raise ValueError("at least 2 factors are needed")
-        return value
 
     @property
     def tables(self) -> tuple[str, ...] | None:
