@@ -45,6 +45,10 @@ class Events(Protocol):
 class Silent:
     """Listens to nothing: the default of the Python interface."""
 
+    def __repr__(self) -> str:
+        """Say what signatures show."""
+        return "SILENT"
+
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "spots") -> Iterator[Advance]:
         """Ignore the stage."""

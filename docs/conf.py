@@ -29,7 +29,6 @@ exclude_patterns = ["_build", "api/generated/cli.md", "_static"]
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 autosummary_generate = True
 autosummary_ignore_module_all = False
 napoleon_google_docstring = False
