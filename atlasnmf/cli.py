@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import signal
 import sys
@@ -91,8 +92,11 @@ def main(arguments: list[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("stopped before anything was written\n")
         sys.exit(3)
-    except PermissionError as error:
-        sys.stderr.write(f"error: {error.filename}: {error.strerror}; make it writable or name --work-dir\n")
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        mend = "make it writable or name another place (of the working copy: --work-dir)"
+        sys.stderr.write(f"error: {error.filename}: {error.strerror}; {mend}\n")
         sys.exit(2)
     except Exception as error:
         # Typer keeps its usage errors (unknown option, missing argument) in a private module.

@@ -96,7 +96,7 @@ def read_regions(
         A ``.csv``, ``.tsv`` or ``.parquet`` file with columns ``spot`` and ``region``, and ``table`` where
         several tables have a spot of the same name.
     key_added
-        obs column to write; spots the file does not name have none.
+        obs column to write; spots the file does not name, or leaves blank, have none.
     overwrite
         Replace an older one.
 
@@ -123,7 +123,7 @@ def read_regions(
     found = opened(atlas)
     refuse_existing(found, obs=[key_added], overwrite=overwrite)
     frame = _frame(Path(path))
-    names = list(dict.fromkeys(frame["region"]))
+    names = [name for name in dict.fromkeys(frame["region"]) if name]
     codes, used = {}, np.zeros(len(frame), bool)
     for table in found.tables:
         own = np.arange(len(frame))
@@ -153,9 +153,12 @@ def _frame(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise BadInput(f"there is no file {path} with regions; check the path")
     if path.suffix == ".parquet":
-        frame = pd.read_parquet(path).astype(str)
+        frame = pd.read_parquet(path)
+        frame = frame.astype(str).where(frame.notna(), "")
     elif path.suffix in (".csv", ".tsv"):
-        frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str)
+        # NA may be a region: the nucleus accumbens is
+        sep = "\t" if path.suffix == ".tsv" else ","
+        frame = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False)
     else:
         raise BadOption(f"{path} is no file of regions; give .csv, .tsv or .parquet")
     for column in ("spot", "region"):

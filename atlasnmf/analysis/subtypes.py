@@ -70,7 +70,7 @@ def subtypes(
     BadInput
         No pair was fitted, or no cell has these values.
     BadOption
-        No such column or gene, or the column to write exists.
+        No such column or gene, no number of genes, components or groups, or the column to write exists.
 
     Notes
     -----
@@ -86,6 +86,11 @@ def subtypes(
     """
     import pandas as pd
 
+    for name, value in {"n_genes": n_genes, "n_components": n_components, "n_subtypes": n_subtypes}.items():
+        if value < 1:
+            raise BadOption(f"{name} must be at least 1, got {value}")
+    if genes is not None and not len(genes):
+        raise BadOption("genes names none; name some, or leave it out for those that tell factors apart")
     found = opened(atlas)
     refuse_existing(found, obs=[key_added], overwrite=overwrite)
     lazy = found.imputed(list(genes) if genes is not None else _telling_genes(found, key, n_genes), key=key)

@@ -15,6 +15,7 @@ from atlasnmf.pipeline.preparation import refuse_few_slices
 from atlasnmf.pipeline.request import FitRequest
 from atlasnmf.pipeline.results import label_column, refuse_existing
 from atlasnmf.pipeline.sizes import Sizes, settled_to
+from atlasnmf.store.disk import refuse_unwritable_store
 
 if TYPE_CHECKING:
     from atlasnmf.store.atlas import Atlas
@@ -31,11 +32,13 @@ def check(atlas: Atlas, request: FitRequest) -> None:
     Raises
     ------
     BadInput
-        Names, positions, slices or labels cannot be used.
+        Names, positions, slices or labels cannot be used, or the store cannot be written.
     BadOption
         Results of this name exist, an option has no usable value, or the budget is too small.
     """
     limits = Limits.of(request.run)
+    if atlas.path is not None:
+        refuse_unwritable_store(atlas.path)
     atlas.check()
     needs = needs_of(request, atlas.n_spots)
     if (needs.passes or needs.frame is not None) and request.run.patience is not None:

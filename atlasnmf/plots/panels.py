@@ -30,6 +30,7 @@ __all__ = [
     "frame",
     "grid",
     "panels_of",
+    "read_unit",
     "scale_bar",
 ]
 
@@ -194,13 +195,26 @@ def scale_bar(axes: Axes, unit: str) -> float:
     return length
 
 
-def _unit(text: str) -> tuple[float, str]:
-    """Return how many of a unit one step of the coordinates is, and the unit."""
-    found = re.fullmatch(r"\s*([0-9.]+)\s*(\S.*)", text)
-    try:
-        return (float(found[1]), found[2].strip()) if found else (1.0, text.strip())
-    except ValueError:
+def read_unit(text: str) -> tuple[float, str]:
+    """Return how many of a unit one step of the coordinates is, and the unit.
+
+    Raises
+    ------
+    BadOption
+        The number before the unit is not above zero.
+
+    Examples
+    --------
+    >>> read_unit("0.5 µm"), read_unit("mm")
+    ((0.5, 'µm'), (1.0, 'mm'))
+    """
+    found = re.fullmatch(r"\s*([-+]?[0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*(\S.*)", text, re.IGNORECASE)
+    if found is None:
         return 1.0, text.strip()
+    size = float(found[1])
+    if not 0 < size < np.inf:
+        raise BadOption(f"unit {text!r}: the size of a step must be above zero, such as '0.5 µm'")
+    return size, found[2].strip()
 
 
 def bar_length(most: float, unit: str = "") -> float:
@@ -218,7 +232,7 @@ def bar_length(most: float, unit: str = "") -> float:
     >>> bar_length(70.0), bar_length(70.0, "0.5 µm")
     (50.0, 40.0)
     """
-    size, _ = _unit(unit)
+    size, _ = read_unit(unit)
     target = max(most, 1e-30) * size
     power = 10.0 ** np.floor(np.log10(target))
     return float(power * max(step for step in (1, 2, 5) if step * power <= target * (1 + 1e-12))) / size
@@ -232,7 +246,7 @@ def bar_text(length: float, unit: str = "") -> str:
     >>> bar_text(50.0), bar_text(40.0, "0.5 µm"), bar_text(5000.0, "µm")
     ('50 units', '20 µm', '5 mm')
     """
-    size, name = _unit(unit)
+    size, name = read_unit(unit)
     real = length * size
     if name.lower().rstrip("s") in ("µm", "um", "μm", "micrometer", "micrometre", "micron"):
         return f"{real / 1000:g} mm" if real >= 1000 else f"{real:g} µm"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnmf.errors import StoreBusy
+from atlasnmf.store.disk import refuse_unwritable
 
 __all__ = ["StoreLock"]
 
@@ -36,9 +37,13 @@ class StoreLock:
         ------
         StoreBusy
             Another process, or another handle in this one, holds it; at once, without waiting.
+        BadInput
+            The place of the lock cannot be written.
         """
         import filelock
 
+        mend = "working copies and their locks lie beside a store: copy the store to a place you may write"
+        refuse_unwritable(self.path.parent, mend)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
             self._lock = filelock.FileLock(self.path, thread_local=False)

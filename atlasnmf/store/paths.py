@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from atlasnmf.errors import BadInput
+from atlasnmf.store.disk import refuse_unwritable
 
 __all__ = ["local_path", "new_file", "new_folder", "working_path"]
 
@@ -54,13 +55,14 @@ def new_file(given: str | PathLike[str]) -> Path:
     Raises
     ------
     BadInput
-        Its folder is missing, or it is a folder itself.
+        Its folder is missing or cannot be written, or it is a folder itself.
     """
     path = local_path(given)
     if not path.parent.is_dir():
         raise BadInput(f"there is no folder {path.parent} for {path.name}; create it first")
     if path.is_dir():
         raise BadInput(f"{path} is a folder; name a file in it")
+    refuse_unwritable(path.parent, f"name another place for {path.name}")
     return path
 
 
@@ -70,12 +72,13 @@ def new_folder(given: str | PathLike[str]) -> Path:
     Raises
     ------
     BadInput
-        Something on the way is a file.
+        Something on the way is a file, or cannot be written.
     """
     path = local_path(given)
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
             raise BadInput(f"{place} is a file and no folder; name another folder")
+    refuse_unwritable(path, "name another folder")
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from atlasnmf.errors import BadInput
+from atlasnmf.store.disk import refuse_unwritable_store
 from atlasnmf.store.handle import Atlas
 from atlasnmf.store.records import write_record
 from atlasnmf.store.tables import MemoryTable, StoredTable
@@ -108,6 +110,11 @@ class StoreSink:
     def begin(self) -> None:
         """Take the lock, finish what a dead process left, make the staging directory."""
         self._held.enter_context(self.atlas.lock())
+        try:
+            refuse_unwritable_store(self.path)
+        except BadInput:
+            self._held.close()
+            raise
         finish_interrupted(self.path, self.atlas.lock)
         self._transaction.begin()
 

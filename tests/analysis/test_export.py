@@ -128,6 +128,21 @@ def test_regions_go_out_and_come_back(small, tmp_path, ending):
         assert table.obs["again"].tolist() == table.obs["region"].tolist()
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_blank_regions_are_none_and_na_is_a_name(small, tmp_path, ending):
+    spots = spatialdata.read_zarr(small).tables["slice_1"].obs_names[:3]
+    frame = pd.DataFrame({"spot": spots, "region": ["NA", None, "nan"], "table": "slice_1"})
+    path = tmp_path / f"r.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, sep="\t" if ending == "tsv" else ",", index=False)
+    tl.read_regions(str(small), path, key_added=f"of_{ending}")
+    column = spatialdata.read_zarr(small).tables["slice_1"].obs[f"of_{ending}"]
+    assert column.iloc[[0, 2]].tolist() == ["NA", "nan"]
+    assert column.notna().sum() == 2
+
+
 def test_results_that_are_tables_become_files(small, tmp_path):
     genes = tl.factor_genes(str(small), n_top=4)
     tl.enrichment(str(small), SETS, n_permutations=20)

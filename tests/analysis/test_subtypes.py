@@ -60,5 +60,10 @@ def test_what_cannot_be_grouped_is_said(pair):
         tl.subtypes(pair, "coarse_tipe", "stroma")
     with pytest.raises(BadOption, match="nope"):
         tl.subtypes(pair, "coarse_type", "stroma", genes=["nope"])
+    for name in ("n_genes", "n_components", "n_subtypes"):
+        with pytest.raises(BadOption, match=f"{name} must be at least 1, got 0"):
+            tl.subtypes(pair, "coarse_type", "stroma", **{name: 0})
+    with pytest.raises(BadOption, match="genes names none"):
+        tl.subtypes(pair, "coarse_type", "stroma", genes=[])
     with pytest.raises(BadInput, match="no pair fitted"):
         tl.subtypes(pair, "coarse_type", "stroma", key="other")

@@ -229,6 +229,9 @@ def test_what_cannot_be_written_is_refused_in_one_line(tmp_path):
     with pytest.raises(BadOption, match="exists already"):
         write_report(str(path), tmp_path / "a.html", overwrite=False)
     assert (tmp_path / "a.html").read_text() == "mine"
+    for unit in ("0 µm", "-3 µm", "1e999 mm"):
+        with pytest.raises(BadOption, match="size of a step must be above zero"):
+            write_report(str(path), tmp_path / "b.html", unit=unit)
     bare = tmp_path / "bare.zarr"
     table = anndata.AnnData(np.ones((3, 2), np.float32), obsm={"spatial": np.eye(3)[:, :2]})
     with anndata.settings.override(auto_shard_zarr_v3=False):

@@ -27,6 +27,9 @@ __all__ = [
     "wanted_genes",
 ]
 
+#: Pairs of slices whose figures are told one by one.
+_LINKS_NAMED = 8
+
 SUMMARY = "Embed slices by graph attention, match their spots by transport and fuse them (SpatialFuser)."
 CLASS_NAME = "SpatialFuser"
 SHARES_STEPS = True
@@ -208,9 +211,18 @@ def needs(params: Params, n_spots: int) -> Needs:
 
 
 def quality_lines(quality: Mapping[str, Any]) -> list[str]:
-    """Return the figures of the matching for people."""
+    """Return the figures of the matching for people: of many pairs of slices, in a line for all."""
+    links = quality.get("links", [])
+    if len(links) > _LINKS_NAMED:
+        least, most = (end(links, key=lambda link: link["unmatched"]) for end in (min, max))
+        return [
+            f"{len(links)} pairs of slices: {sum(link['n_pairs'] for link in links):,} pairs, "
+            f"{sum(link['n_passed'] for link in links):,} of them above chance; spots unmatched from "
+            f"{least['unmatched']:.0%} ({least['source']} and {least['target']}) to {most['unmatched']:.0%} "
+            f"({most['source']} and {most['target']})"
+        ]
     return [
         f"{link['source']} and {link['target']}: {link['n_pairs']:,} pairs, {link['n_passed']:,} of "
         f"them above chance; {link['unmatched']:.0%} of the spots unmatched"
-        for link in quality.get("links", [])
+        for link in links
     ]

@@ -70,11 +70,13 @@ def write_report(
     >>> write_report("embryo.zarr", "report.html")
     PosixPath('report.html')
     """
+    from atlasnmf.plots.panels import read_unit
     from atlasnmf.plots.stored import unit_of
     from atlasnmf.store.atlas import open_atlas
     from atlasnmf.store.paths import new_file
 
     out = new_file(out)
+    read_unit(unit)
     if out.exists() and not overwrite:
         raise BadOption(f"{out} exists already; name another file or leave out --no-overwrite")
     atlas = open_atlas(str(store))
