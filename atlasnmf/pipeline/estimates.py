@@ -12,7 +12,8 @@ import numpy as np
 
 from atlasnmf import models
 from atlasnmf.budget import INTERPRETER_BYTES, format_bytes
-from atlasnmf.pipeline.limits import Limits
+from atlasnmf.kernels.dispatch import gpu_available
+from atlasnmf.pipeline.limits import WORTH_SENDING, Limits
 from atlasnmf.pipeline.request import FitRequest
 from atlasnmf.pipeline.sizes import VECTOR_BYTES, Sizes, settled_to
 
@@ -123,6 +124,8 @@ def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
             f"more than the budget of {format_bytes(limits.budget.total_bytes)}; "
             f"{models.mend(request.model) or 'lower --batch-spots'} or raise --memory-budget"
         )
+    if not sizes.batch_spots:
+        notes += _of_passes(request, limits)
     n_ranks = _ranks(request)
     if n_ranks > 1:
         notes.append(f"{n_ranks} workers share a step; each holds {format_bytes(sizes.rank_bytes(n_ranks))}")
@@ -141,6 +144,19 @@ def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
         fit_s=flops / (0.5e9 * speed),
         notes=tuple(notes),
     )
+
+
+def _of_passes(request: FitRequest, limits: Limits) -> list[str]:
+    """Say where passes over all spots would be made, if there are workers."""
+    n_threads, run = limits.n_workers, request.run
+    if run.device != "cpu" and gpu_available():
+        return []  # theirs are the devices
+    if run.scheduler is not None:
+        least = WORTH_SENDING * n_threads
+        return [f"passes go to the workers if these have {least} threads or more, else they are made here"]
+    if n_threads > 1 and run.workers is not None:
+        return [f"passes are made in {n_threads} threads of this process; workers prepare only"]
+    return []
 
 
 def _ranks(request: FitRequest) -> int:

@@ -10,7 +10,11 @@ from atlasnmf.budget import Budget
 from atlasnmf.errors import BadOption
 from atlasnmf.options import RunOptions
 
-__all__ = ["Limits"]
+__all__ = ["WORTH_SENDING", "Limits"]
+
+#: Workers make passes from this many times the threads of this process on: what is known of every spot has to
+#: travel there and back, and a pass takes about twice the processor time (measured).
+WORTH_SENDING = 2
 
 
 @dataclass(frozen=True)

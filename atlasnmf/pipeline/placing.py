@@ -14,7 +14,7 @@ from atlasnmf.budget import Budget
 from atlasnmf.errors import BadOption
 from atlasnmf.events import SILENT, Events
 from atlasnmf.kernels import dispatch
-from atlasnmf.pipeline.limits import Limits
+from atlasnmf.pipeline.limits import WORTH_SENDING, Limits
 from atlasnmf.pipeline.loading import loader_for, stored_rows
 from atlasnmf.pipeline.request import FitRequest
 from atlasnmf.pipeline.sizes import Sizes
@@ -49,9 +49,6 @@ __all__ = [
 _SAMPLE_SPOTS, _SLICE_SAMPLE_SPOTS = 16_384, 4096
 #: A worker that is started anew imports for some seconds, on a busy machine for many.
 _LEAST_PATIENCE_S = 60.0
-#: Workers take passes from this many times the threads of this process on: what they know of every spot has
-#: to travel, and in all a pass takes them up to twice the processor time (measured).
-_WORTH_SENDING = 2
 
 
 def sample_spots(n_slices: int) -> int:
@@ -233,7 +230,7 @@ def passes_on_workers(client: Client | None, device: str, n_threads: int) -> boo
     """
     if client is None or device != "cpu":
         return client is not None
-    return sum(client.nthreads().values()) >= _WORTH_SENDING * n_threads
+    return sum(client.nthreads().values()) >= WORTH_SENDING * n_threads
 
 
 def worker_bytes(request: FitRequest, limits: Limits) -> int | None:

@@ -100,6 +100,14 @@ def test_workers_of_a_cluster_change_no_bit(store: Path, form: dict) -> None:
             np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+def test_an_estimate_says_where_passes_are_made(store: Path) -> None:
+    options = ["stanmf", str(store), "--ranks", "3,4", "--device", "cpu"]
+    assert "passes are made in 3 threads of this process" in ok("estimate", *options, "--workers", "3")
+    assert "passes are made" not in ok("estimate", *options)
+    there = ok("estimate", *options, "--workers", "3", "--scheduler", "tcp://127.0.0.1:1")
+    assert "passes go to the workers if these have 6 threads or more" in there
+
+
 def test_a_budget_settles_the_form_for_good(store: Path) -> None:
     request = request_of(store, memory_budget="2GB")
     fit = pipeline.train(open_atlas(store), request)
