@@ -131,6 +131,18 @@ class CountStages:
         parts = {name: self.working.vector(f"survey_{name}_{index}") for name in _SURVEYED}
         return Survey(check=CountCheck(), **parts)
 
+    def _say_numbered(self) -> None:
+        """Say that names of genes were never set: AnnData numbers them, and numbers join what is unlike."""
+        for table in self.atlas.tables:
+            names = table.var_names()
+            if np.array_equal(names, np.arange(len(names)).astype(str)):
+                others = " and join tables by position" if len(self.atlas.tables) > 1 else ""
+                self._warn(
+                    f"genes of table {table.name!r} are named by numbers (0, 1, 2) that tell a reader nothing"
+                    f"{others}; if a column of var has names, store them: adata.var_names = adata.var['gene']"
+                )
+                return
+
     def _say_left_out(self) -> None:
         kept, codes = self.working.vector("kept"), self.atlas.slice_codes()
         n_left = int(((codes >= 0) & ~kept).sum())

@@ -43,6 +43,7 @@ class Preparation(FeatureStages):
             work=self._survey,
         )
         self._say_left_out()
+        self._say_numbered()
         self.stages.run(
             "genes",
             {

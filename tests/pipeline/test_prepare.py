@@ -108,3 +108,15 @@ def test_tables_with_different_gene_orders_agree(tmp_path: Path) -> None:
 def test_both_graphs_at_once_are_refused(copy: Copy) -> None:
     with pytest.raises(BadOption, match="not both"):
         an.prepare(an.open_atlas(copy()), radius=2.0, n_neighbors=4)
+
+
+def test_genes_that_were_never_named_are_said(tmp_path: Path) -> None:
+    tables = [make_table(seed) for seed in range(2)]
+    named = an.prepare(an.open_atlas(build(tmp_path, *tables, name="named.zarr")), workers=1)
+    assert not any("named by numbers" in text for text in named.warnings)
+    for table in tables:
+        table.var_names = [str(number) for number in range(table.n_vars)]
+    prepared = an.prepare(an.open_atlas(build(tmp_path, *tables)), workers=1)
+    (text,) = (text for text in prepared.warnings if "named by numbers" in text)
+    assert "table 'slice_0'" in text
+    assert "join tables by position" in text
