@@ -152,8 +152,21 @@ def slice_numbers(atlas: Atlas, slices: str | Sequence[str] | None) -> np.ndarra
     wanted = [slices] if isinstance(slices, str) else list(slices)
     for name in wanted:
         if name not in names:
-            raise BadOption(no_such("slice", name, names, atlas.name))
+            raise BadOption(no_such("slice", name, names, atlas.name) + _fitted_by(atlas))
     return np.array([names.index(name) for name in wanted], np.int64)
+
+
+def _fitted_by(atlas: Atlas) -> str:
+    """Say so when a fit took its slices from a column that the atlas was opened without."""
+    for table in atlas.tables if atlas.slice_key is None else ():
+        for key in table.keys("uns"):
+            column = table.uns(key)["slice_key"] if "slice_key" in table.uns_keys(key) else ""
+            if column:
+                return (
+                    f"; {key!r} was fitted to slices named by obs[{column!r}]: open the atlas so, "
+                    f"atlasnmf.open_atlas(store, slice_key={column!r})"
+                )
+    return ""
 
 
 def spots_of(atlas: Atlas, tables: Sequence[TableHandle]) -> np.ndarray:

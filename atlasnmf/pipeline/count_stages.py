@@ -148,7 +148,10 @@ class CountStages:
         n_left = int(((codes >= 0) & ~kept).sum())
         if n_left:
             spots = "1 spot has" if n_left == 1 else f"{n_left:,} spots have"
-            self._warn(f"{spots} fewer than {self.settled.min_genes} detected genes and get NaN results")
+            fewest = self.settled.min_genes
+            few = "no detected gene" if fewest <= 1 else f"fewer than {fewest} detected genes"
+            get = "gets" if n_left == 1 else "get"
+            self._warn(f"{spots} {few} and {get} NaN results")
         sizes = np.bincount(codes[kept], minlength=self.atlas.n_slices)
         for info, size in zip(self.atlas.slices, sizes, strict=True):
             if size == 0:

@@ -115,6 +115,16 @@ LINKS = {
 }
 
 
+def test_the_column_a_fit_took_its_slices_from_is_named():
+    table = slice_of(1, 150)
+    table.obs["piece"] = pd.Categorical(np.repeat(["b", "a", "c"], [80, 60, 10]))
+    table.uns["spatialfuser"] = {"links": LINKS, "slice_key": "piece"}
+    with pytest.raises(BadOption, match=r"no slice 'a' .*open_atlas\(store, slice_key='piece'\)"):
+        tl.map_slice(open_atlas(table), "a", "b")
+    with pytest.raises(BadOption, match=r"no slice 'z' in the AnnData; there are a, b, c$"):
+        tl.map_slice(open_atlas(table, slice_key="piece"), "z", "b")
+
+
 def test_slices_of_one_table_and_spots_the_fit_left_out():
     table = slice_of(1, 150)
     table.obs["piece"] = pd.Categorical(np.repeat(["b", "a", "c"], [80, 60, 10]))
