@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,72 +62,106 @@ class Annotation:
         return cls(tuple(str(name) for name in names), str(attrs["region_key"]), str(attrs["instance_key"]))
 
 
-class TableHandle(Protocol):
-    """A table whose parts are read when asked for."""
+class TableHandle(ABC):
+    """A table whose parts are read when asked for.
 
-    name: str
+    Parameters
+    ----------
+    name
+        Its name.
+    layer
+        Layer with the counts; None for X.
+    """
+
     n_spots: int
     n_genes: int
 
-    @property
-    def counts(self) -> CountSource:
-        """The counts, opened at first use."""
-        ...
+    def __init__(self, name: str, layer: str | None) -> None:
+        self.name = name
+        self.layer = layer
 
+    @abstractmethod
+    def _read(self, group: str, key: str) -> Any:
+        """Return an entry of obs, obsm, varm or uns that is there."""
+
+    @abstractmethod
+    def _open_counts(self, where: str) -> CountSource | None:
+        """Open the counts, which messages call ``where``; None when there are none."""
+
+    @abstractmethod
+    def _names(self, axis: str) -> Any:
+        """Return the names of ``obs`` or ``var``."""
+
+    @abstractmethod
     def index_key(self, axis: str) -> str:
         """Return what the names of ``obs`` or ``var`` are stored as."""
-        ...
+
+    @abstractmethod
+    def obs_columns(self) -> tuple[str, ...]:
+        """Return the names of the obs columns, in order."""
+
+    @abstractmethod
+    def keys(self, group: str) -> tuple[str, ...]:
+        """Return the keys of ``obsm``, ``varm``, ``layers`` or ``uns``."""
+
+    @abstractmethod
+    def uns_keys(self, key: str) -> tuple[str, ...]:
+        """Return the names inside an entry of uns without reading it; none when it is no mapping."""
+
+    @abstractmethod
+    def annotation(self) -> Annotation | None:
+        """Return which elements the table annotates."""
+
+    @cached_property
+    def counts(self) -> CountSource:
+        """The counts, opened at first use."""
+        found = self._open_counts(f"{f'layer {self.layer!r}' if self.layer else 'X'} of table {self.name!r}")
+        if found is None:
+            raise BadInput(f"table {self.name!r} has no X; name the layer with the counts by --layer")
+        return found
 
     def obs_names(self) -> np.ndarray:
         """Return spot names, object array of str, shape (n_spots,)."""
-        ...
+        return _strings(self._names("obs"))
 
     def iter_obs_names(self) -> Iterator[np.ndarray]:
         """Yield spot names block by block."""
-        ...
+        yield self.obs_names()
 
     def var_names(self) -> np.ndarray:
         """Return gene names, object array of str, shape (n_genes,)."""
-        ...
-
-    def obs_columns(self) -> tuple[str, ...]:
-        """Return the names of the obs columns, in order."""
-        ...
+        return _strings(self._names("var"))
 
     def obs_column(self, key: str) -> Any:
         """Return an obs column: a numpy array or a pandas extension array such as Categorical."""
-        ...
-
-    def keys(self, group: str) -> tuple[str, ...]:
-        """Return the keys of ``obsm``, ``varm``, ``layers`` or ``uns``."""
-        ...
+        self._require(key, self.obs_columns(), "obs column")
+        return self._read("obs", key)
 
     def obsm(self, key: str) -> np.ndarray:
         """Return an obsm array in memory, shape (n_spots, k)."""
-        ...
+        self._require(key, self.keys("obsm"), "obsm key")
+        return _plain(self._read("obsm", key))
 
     def obsm_rows(self, key: str, start: int, stop: int) -> np.ndarray:
         """Return rows ``start`` to ``stop`` of an obsm array."""
-        ...
+        return self.obsm(key)[start:stop]
 
     def varm(self, key: str) -> np.ndarray:
         """Return a varm array, shape (n_genes, k)."""
-        ...
+        self._require(key, self.keys("varm"), "varm key")
+        return _plain(self._read("varm", key))
 
     def uns(self, key: str) -> Any:
         """Return an entry of uns."""
-        ...
+        self._require(key, self.keys("uns"), "uns key")
+        return self._read("uns", key)
 
-    def uns_keys(self, key: str) -> tuple[str, ...]:
-        """Return the names inside an entry of uns without reading it; none when it is no mapping."""
-        ...
-
-    def annotation(self) -> Annotation | None:
-        """Return which elements the table annotates."""
-        ...
+    def _require(self, key: str, known: Sequence[str], kind: str) -> None:
+        if key not in known:
+            raise BadOption(no_such(kind, key, known, f"table {self.name!r}"))
 
 
-class StoredTable:
+class StoredTable(TableHandle):
     """A table of a SpatialData store, opened as a zarr group and never loaded.
 
     Parameters
@@ -137,13 +173,11 @@ class StoredTable:
     """
 
     def __init__(self, path: Path, layer: str | None = None) -> None:
+        super().__init__(path.name, layer)
         self.path = path
-        self.name = path.name
-        self.layer = layer
         self._group = open_group(path)
         self.n_spots = self._axis_size("obs")
         self.n_genes = self._axis_size("var")
-        self._counts: CountSource | None = None
 
     def index_key(self, axis: str) -> str:
         """Return the name of the array with the names of ``obs`` or ``var``."""
@@ -160,29 +194,19 @@ class StoredTable:
         """Where the counts lie."""
         return self.path / "layers" / self.layer if self.layer else self.path / "X"
 
-    @property
-    def counts(self) -> CountSource:
-        """The counts, opened at first use."""
-        if self._counts is None:
-            where = (
-                f"layer {self.layer!r} of table {self.name!r}" if self.layer else f"X of table {self.name!r}"
-            )
-            if not self.counts_path.exists():
-                raise BadInput(f"table {self.name!r} has no X; name the layer with the counts by --layer")
-            self._counts = stored_counts(self.counts_path, where)
-        return self._counts
+    def _open_counts(self, where: str) -> CountSource | None:
+        return stored_counts(self.counts_path, where) if self.counts_path.exists() else None
 
-    def _read(self, *where: str) -> Any:
+    def _read(self, group: str, key: str) -> Any:
         from anndata.io import read_elem
 
-        node = self._group
-        for name in where:
-            node = node[name]
-        return read_elem(node)
+        values = read_elem(self._group[group][key])
+        # pandas does not know numpy's own strings
+        strings = group == "obs" and getattr(values.dtype, "kind", "") == "T"
+        return _strings(values) if strings else values
 
-    def obs_names(self) -> np.ndarray:
-        """Return spot names, object array of str."""
-        return _strings(self._read("obs", self.index_key("obs")))
+    def _names(self, axis: str) -> Any:
+        return self._read(axis, self.index_key(axis))
 
     def iter_obs_names(self) -> Iterator[np.ndarray]:
         """Yield spot names block by block."""
@@ -194,45 +218,19 @@ class StoredTable:
         for start in range(0, self.n_spots, step):
             yield _strings(index[start : start + step])
 
-    def var_names(self) -> np.ndarray:
-        """Return gene names, object array of str."""
-        return _strings(self._read("var", self.index_key("var")))
-
     def obs_columns(self) -> tuple[str, ...]:
         """Return the names of the obs columns, in order."""
         return tuple(str(name) for name in self._group["obs"].attrs.get("column-order", []))
-
-    def obs_column(self, key: str) -> Any:
-        """Return an obs column."""
-        _require(key, self.obs_columns(), "obs column", self.name)
-        values = self._read("obs", key)
-        # pandas does not know numpy's own strings
-        return _strings(values) if getattr(values.dtype, "kind", "") == "T" else values
 
     def keys(self, group: str) -> tuple[str, ...]:
         """Return the keys of a group of the table."""
         return tuple(sorted(self._group[group])) if group in self._group else ()
 
-    def obsm(self, key: str) -> np.ndarray:
-        """Return an obsm array in memory."""
-        _require(key, self.keys("obsm"), "obsm key", self.name)
-        return _plain(self._read("obsm", key))
-
     def obsm_rows(self, key: str, start: int, stop: int) -> np.ndarray:
         """Return rows ``start`` to ``stop`` of an obsm array."""
-        _require(key, self.keys("obsm"), "obsm key", self.name)
+        self._require(key, self.keys("obsm"), "obsm key")
         node = self._group["obsm"][key]
         return node[start:stop] if hasattr(node, "chunks") else self.obsm(key)[start:stop]
-
-    def varm(self, key: str) -> np.ndarray:
-        """Return a varm array."""
-        _require(key, self.keys("varm"), "varm key", self.name)
-        return _plain(self._read("varm", key))
-
-    def uns(self, key: str) -> Any:
-        """Return an entry of uns."""
-        _require(key, self.keys("uns"), "uns key", self.name)
-        return self._read("uns", key)
 
     def uns_keys(self, key: str) -> tuple[str, ...]:
         """Return the names inside an entry of uns without reading it."""
@@ -245,7 +243,7 @@ class StoredTable:
         return Annotation.of({name: attrs.get(name) for name in ("region", "region_key", "instance_key")})
 
 
-class MemoryTable:
+class MemoryTable(TableHandle):
     """A table held by the user as an AnnData.
 
     Parameters
@@ -259,72 +257,32 @@ class MemoryTable:
     """
 
     def __init__(self, adata: AnnData, name: str, layer: str | None = None) -> None:
+        super().__init__(name, layer)
         self.adata = adata
-        self.name = name
-        self.layer = layer
         self.n_spots, self.n_genes = adata.shape
-        self._counts: CountSource | None = None
 
-    @property
-    def counts(self) -> CountSource:
-        """The counts."""
-        if self._counts is None:
-            where = (
-                f"layer {self.layer!r} of table {self.name!r}" if self.layer else f"X of table {self.name!r}"
-            )
-            matrix = self.adata.layers[self.layer] if self.layer else self.adata.X
-            if matrix is None:
-                raise BadInput(f"table {self.name!r} has no X; name the layer with the counts")
-            self._counts = MemoryCounts(matrix, where)
-        return self._counts
+    def _open_counts(self, where: str) -> CountSource | None:
+        matrix = self.adata.layers[self.layer] if self.layer else self.adata.X
+        return None if matrix is None else MemoryCounts(matrix, where)
+
+    def _read(self, group: str, key: str) -> Any:
+        entry = getattr(self.adata, group)[key]
+        return column_values(entry) if group == "obs" else entry
+
+    def _names(self, axis: str) -> Any:
+        return getattr(self.adata, f"{axis}_names")
 
     def index_key(self, axis: str) -> str:
         """Return what the names of ``obs`` or ``var`` would be stored as."""
         return str(getattr(self.adata, axis).index.name or "_index")
 
-    def obs_names(self) -> np.ndarray:
-        """Return spot names, object array of str."""
-        return _strings(self.adata.obs_names)
-
-    def iter_obs_names(self) -> Iterator[np.ndarray]:
-        """Yield spot names."""
-        yield self.obs_names()
-
-    def var_names(self) -> np.ndarray:
-        """Return gene names, object array of str."""
-        return _strings(self.adata.var_names)
-
     def obs_columns(self) -> tuple[str, ...]:
         """Return the names of the obs columns, in order."""
         return tuple(str(name) for name in self.adata.obs.columns)
 
-    def obs_column(self, key: str) -> Any:
-        """Return an obs column."""
-        _require(key, self.obs_columns(), "obs column", self.name)
-        return column_values(self.adata.obs[key])
-
     def keys(self, group: str) -> tuple[str, ...]:
         """Return the keys of a group of the table."""
         return tuple(sorted(getattr(self.adata, group).keys()))
-
-    def obsm(self, key: str) -> np.ndarray:
-        """Return an obsm array."""
-        _require(key, self.keys("obsm"), "obsm key", self.name)
-        return _plain(self.adata.obsm[key])
-
-    def obsm_rows(self, key: str, start: int, stop: int) -> np.ndarray:
-        """Return rows ``start`` to ``stop`` of an obsm array."""
-        return self.obsm(key)[start:stop]
-
-    def varm(self, key: str) -> np.ndarray:
-        """Return a varm array."""
-        _require(key, self.keys("varm"), "varm key", self.name)
-        return _plain(self.adata.varm[key])
-
-    def uns(self, key: str) -> Any:
-        """Return an entry of uns."""
-        _require(key, self.keys("uns"), "uns key", self.name)
-        return self.adata.uns[key]
 
     def uns_keys(self, key: str) -> tuple[str, ...]:
         """Return the names inside an entry of uns."""
@@ -383,11 +341,6 @@ def repeated(blocks: Callable[[], Iterable[np.ndarray]]) -> str | None:
 def column_values(column: Any) -> Any:
     """Return the values of a pandas column: a numpy array, or an extension array such as Categorical."""
     return column.to_numpy() if isinstance(column.dtype, np.dtype) else column.array
-
-
-def _require(key: str, known: Sequence[str], kind: str, table: str) -> None:
-    if key not in known:
-        raise BadOption(no_such(kind, key, known, f"table {table!r}"))
 
 
 def _strings(values: Any) -> np.ndarray:
