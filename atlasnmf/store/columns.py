@@ -14,6 +14,7 @@ from atlasnmf.store.landing import Part
 from atlasnmf.store.spill import Spill
 
 if TYPE_CHECKING:
+    from atlasnmf.store.parts import PartedCsr
     from atlasnmf.store.tables import TableHandle
     from atlasnmf.store.working import WorkingCopy
 
@@ -111,19 +112,14 @@ def readable_counts(
     return _RowsOfColumns(rows, counts)
 
 
-class _RowsOfColumns:
+class _RowsOfColumns(CountSource):
     """Rows made from a matrix stored by columns."""
 
-    layout = "csr"
-
-    def __init__(self, rows: object, counts: CscCounts) -> None:
+    def __init__(self, rows: PartedCsr, counts: CscCounts) -> None:
+        shape = counts.n_rows, counts.n_cols
+        super().__init__(counts.where, shape, counts.dtype, counts.nnz, counts.nbytes)
         self._rows = rows
-        self.where = counts.where
-        self.dtype = counts.dtype
-        self.n_rows, self.n_cols = counts.n_rows, counts.n_cols
-        self.nnz, self.nbytes = counts.nnz, counts.nbytes
-        self.is_integer_dtype = counts.is_integer_dtype
 
     def read(self, start: int, stop: int) -> Csr:
         """Return rows ``start`` to ``stop``."""
-        return self._rows.read(start, stop)  # type: ignore[attr-defined]
+        return self._rows.read(start, stop)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,93 +25,60 @@ __all__ = [
 ]
 
 
-class CountSource(Protocol):
+class CountSource(ABC):
     """A matrix of spots by genes in the user's row order.
 
     Parameters
     ----------
     where
         How messages name it, such as ``X of table 'slice_1'``.
-    layout
-        ``csr``, ``csc`` or ``dense``.
+    shape
+        Rows and columns.
     dtype
         Type of the stored values.
+    nnz
+        Stored values; all cells of a dense matrix, of which only reading tells how many are zero.
+    nbytes
+        Bytes the matrix takes decoded.
     """
 
-    where: str
-    layout: str
-    dtype: np.dtype
-    n_rows: int
-    n_cols: int
+    #: ``csr``, ``csc`` or ``dense``.
+    layout = "csr"
 
-    @property
-    def nnz(self) -> int:
-        """Stored values; all cells of a dense matrix."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the matrix takes decoded."""
-        ...
-
-    @property
-    def is_integer_dtype(self) -> bool:
-        """Whether the values are whole by their type; floats may still hold whole numbers."""
-        ...
-
-    def read(self, start: int, stop: int) -> Csr:
-        """Return rows ``start`` to ``stop`` in the user's order, columns ascending."""
-        ...
-
-
-class _Counts:
-    layout = ""
-
-    def __init__(self, where: str, shape: tuple[int, int], dtype: np.dtype) -> None:
+    def __init__(self, where: str, shape: tuple[int, int], dtype: Any, nnz: int, nbytes: int) -> None:
         self.where = where
         self.n_rows, self.n_cols = int(shape[0]), int(shape[1])
         self.dtype = np.dtype(dtype)
+        self.nnz, self.nbytes = nnz, nbytes
 
-    @property
-    def is_integer_dtype(self) -> bool:
-        """Whether the values are whole by their type."""
-        return self.dtype.kind in "iub"
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Csr:
+        """Return rows ``start`` to ``stop`` in the user's order, columns ascending."""
 
 
-class CsrCounts(_Counts):
-    """Compressed sparse rows in a zarr group; row starts are loaded at the first read (8 bytes a row)."""
+class CsrCounts(CountSource):
+    """Compressed sparse rows in a zarr group; row starts are loaded at the first read (8 bytes a row).
 
-    layout = "csr"
+    Compressed sparse columns are the same three arrays, of the ``transposed`` matrix.
+    """
 
-    def __init__(self, path: Path, where: str) -> None:
+    def __init__(self, path: Path, where: str, *, transposed: bool = False) -> None:
         group = open_group(path)
-        super().__init__(where, tuple(group.attrs["shape"]), group["data"].dtype)
+        shape = tuple(group.attrs["shape"])[:: -1 if transposed else 1]
+        dtype, nnz = group["data"].dtype, int(group["data"].shape[0])
+        nbytes = nnz * (dtype.itemsize + group["indices"].dtype.itemsize) + 8 * (int(shape[0]) + 1)
+        super().__init__(where, shape, dtype, nnz, nbytes)
         self.path = path
-        self._nnz = int(group["data"].shape[0])
-        self._item = self.dtype.itemsize + group["indices"].dtype.itemsize
         self._indices = SequentialArray(path / "indices")
         self._data = SequentialArray(path / "data")
-        self._indptr: np.ndarray | None = None
 
-    @property
-    def nnz(self) -> int:
-        """Stored values."""
-        return self._nnz
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the matrix takes decoded."""
-        return self._nnz * self._item + 8 * (self.n_rows + 1)
-
-    @property
+    @cached_property
     def indptr(self) -> np.ndarray:
         """Row starts, int64, shape (n_rows + 1,)."""
-        if self._indptr is None:
-            starts = SequentialArray(self.path / "indptr").array[:].astype(np.int64)
-            if len(starts) != self.n_rows + 1 or starts[0] != 0 or starts[-1] != self._nnz:
-                raise BadInput(f"{self.where} is damaged: its indptr does not match its shape and values")
-            self._indptr = starts
-        return self._indptr
+        starts = SequentialArray(self.path / "indptr").array[:].astype(np.int64)
+        if len(starts) != self.n_rows + 1 or starts[0] != 0 or starts[-1] != self.nnz:
+            raise BadInput(f"{self.where} is damaged: its indptr does not match its shape and values")
+        return starts
 
     def read(self, start: int, stop: int) -> Csr:
         """Return rows ``start`` to ``stop``."""
@@ -120,7 +89,7 @@ class CsrCounts(_Counts):
         )
 
 
-class DenseCounts(_Counts):
+class DenseCounts(CountSource):
     """A dense zarr array; rows are turned sparse as they are read."""
 
     layout = "dense"
@@ -128,45 +97,24 @@ class DenseCounts(_Counts):
     def __init__(self, path: Path, where: str) -> None:
         self._array = SequentialArray(path)
         array = self._array.array
-        super().__init__(where, array.shape, array.dtype)
+        n_cells = int(array.shape[0]) * int(array.shape[1])
+        super().__init__(where, array.shape, array.dtype, n_cells, n_cells * array.dtype.itemsize)
         self.path = path
-
-    @property
-    def nnz(self) -> int:
-        """All cells: how many are zero is known only after reading."""
-        return self.n_rows * self.n_cols
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the matrix takes decoded."""
-        return self.nnz * self.dtype.itemsize
 
     def read(self, start: int, stop: int) -> Csr:
         """Return rows ``start`` to ``stop``."""
         return dense_rows(self._array.read(start, stop))
 
 
-class CscCounts(_Counts):
+class CscCounts(CountSource):
     """Compressed sparse columns in a zarr group; readable by columns only."""
 
     layout = "csc"
 
     def __init__(self, path: Path, where: str) -> None:
-        self.by_column = CsrCounts(path, where)
-        # the same three arrays: for a CSC group the shape is (rows, columns) and indptr runs over columns
-        super().__init__(where, (self.by_column.n_rows, self.by_column.n_cols), self.by_column.dtype)
-        self.by_column.n_rows, self.by_column.n_cols = self.n_cols, self.n_rows
+        columns = self.by_column = CsrCounts(path, where, transposed=True)
+        super().__init__(where, (columns.n_cols, columns.n_rows), columns.dtype, columns.nnz, columns.nbytes)
         self.path = path
-
-    @property
-    def nnz(self) -> int:
-        """Stored values."""
-        return self.by_column.nnz
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the matrix takes decoded."""
-        return self.by_column.nbytes
 
     def read(self, start: int, stop: int) -> Csr:
         """Refuse: a row touches every chunk."""
@@ -176,26 +124,15 @@ class CscCounts(_Counts):
         )
 
 
-class MemoryCounts(_Counts):
+class MemoryCounts(CountSource):
     """A matrix of an AnnData in memory (sparse, dense, Dask) or backed by a file."""
 
-    layout = "csr"
-
     def __init__(self, matrix: Any, where: str) -> None:
-        super().__init__(where, matrix.shape, matrix.dtype)
+        stored = getattr(matrix, "nnz", None)
+        nnz = int(stored) if stored is not None else int(matrix.shape[0]) * int(matrix.shape[1])
+        super().__init__(where, matrix.shape, matrix.dtype, nnz, nnz * (np.dtype(matrix.dtype).itemsize + 4))
         self._matrix = matrix
         self._by_row = getattr(matrix, "format", "csr") != "csc"
-
-    @property
-    def nnz(self) -> int:
-        """Stored values; all cells of a dense matrix."""
-        stored = getattr(self._matrix, "nnz", None)
-        return int(stored) if stored is not None else self.n_rows * self.n_cols
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the matrix takes."""
-        return self.nnz * (self.dtype.itemsize + 4)
 
     def read(self, start: int, stop: int) -> Csr:
         """Return rows ``start`` to ``stop``."""
