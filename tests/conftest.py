@@ -52,7 +52,7 @@ def cuda_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         yield "cuda"
         return
     monkeypatch.setitem(sys.modules, "cupy", request.getfixturevalue("kernels_on_the_host"))
-    monkeypatch.setattr(dispatch, "gpu_available", lambda: True)
+    monkeypatch.setattr(dispatch, "no_gpu", lambda: None)
     _compile._compiled.cache_clear()
     yield "cuda"
     _compile._compiled.cache_clear()

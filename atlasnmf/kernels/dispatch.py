@@ -93,13 +93,13 @@ def side_of(where: Any) -> str:
     Parameters
     ----------
     where
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"gpu"``, ``"auto"`` (the GPU where there is one), a torch
+        ``"cpu"``, ``"cuda"``, ``"cuda:0"``, ``"gpu"``, ``"auto"`` (the GPU where there is one), a torch
         device, or an array.
 
     Raises
     ------
     BadOption
-        No such device.
+        No such device; or one by its number, while kernels run on the first that is visible.
 
     Examples
     --------
@@ -116,8 +116,14 @@ def side_of(where: Any) -> str:
         return "gpu" if gpu_available() else "cpu"
     if name == "cpu":
         return "cpu"
-    if name == "gpu" or name.split(":")[0] == "cuda":
+    if name in ("gpu", "cuda", "cuda:0"):
         return "gpu"
+    if name.startswith("cuda:"):
+        number = name.removeprefix("cuda:")
+        raise BadOption(
+            f"device {name!r}: kernels run on the first visible device; set CUDA_VISIBLE_DEVICES={number} "
+            "and use cuda"
+        )
     raise BadOption(f"no such device {name!r}; use auto, cpu or cuda")
 
 

@@ -204,14 +204,14 @@ def device_of(needs: Needs, request: FitRequest, limits: Limits, client: Client 
     if request.run.device == "cpu":
         return "cpu"
     if client is None:
-        usable = {"this process": dispatch.gpu_available()}
+        why = {"this process": dispatch.no_gpu()}
     else:
-        usable = client.run(dispatch.gpu_available)
-    without = sorted(where for where, can in usable.items() if not can)
+        why = client.run(dispatch.no_gpu)
+    without = sorted(where for where, reason in why.items() if reason)
     if without and request.run.device == "cuda":
         raise BadOption(
-            f"--device cuda: {without[0]} has no CUDA device that CuPy can use; install atlasnmf[gpu] there "
-            "or use --device cpu"
+            f"--device cuda: {without[0]} has no CUDA device that CuPy can use ({why[without[0]]}); install "
+            "atlasnmf[gpu] there or use --device cpu"
         )
     return "cpu" if without else "cuda"
 

@@ -97,11 +97,13 @@ def test_everything_imports_without_cupy():
 
 def test_sides():
     assert dispatch.side_of("cpu") == dispatch.side_of(np.zeros(2)) == "cpu"
-    assert dispatch.side_of("cuda") == dispatch.side_of("cuda:1") == dispatch.side_of("gpu") == "gpu"
+    assert dispatch.side_of("cuda") == dispatch.side_of("cuda:0") == dispatch.side_of("gpu") == "gpu"
     assert dispatch.side_of("auto") in ("cpu", "gpu")
     assert dispatch.kernel("rows").__name__ == "atlasnmf.kernels.cpu.rows"
     with pytest.raises(BadOption, match="no such device 'tpu'"):
         dispatch.side_of("tpu")
+    with pytest.raises(BadOption, match="CUDA_VISIBLE_DEVICES=1"):
+        dispatch.side_of("cuda:1")
     assert dispatch.to_host(np.arange(3)).tolist() == [0, 1, 2]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from atlasnmf.kernels.gpu._compile import REAL_NAMES, launch
+from atlasnmf.kernels.gpu._compile import REAL_NAMES, launch, read_as
 
 __all__ = ["fill_dense"]
 
@@ -30,14 +30,12 @@ extern "C" __global__ void fill_dense(
 
 def fill_dense(indptr: Any, indices: Any, data: Any, out: Any) -> None:
     """Write sparse rows into ``out``, C-ordered float32 or float64; see the CPU twin."""
-    import cupy as cp
-
     if out.ndim != 2 or out.dtype not in REAL_NAMES or not out.flags.c_contiguous:
         raise ValueError(f"rows are written into a C-ordered float32 or float64 table, got {out.dtype}")
     arguments = (
-        cp.asarray(indptr).astype(np.int64),
-        cp.asarray(indices).astype(np.int32),
-        cp.asarray(data).astype(out.dtype),
+        read_as(np.int64, indptr),
+        read_as(np.int32, indices),
+        read_as(out.dtype, data),
         len(indptr) - 1,
         out.shape[1],
         out,

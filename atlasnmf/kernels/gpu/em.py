@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from atlasnmf.kernels.cpu.em import LANE, padded_width
-from atlasnmf.kernels.gpu._compile import BLOCK, REAL_NAMES, launch
+from atlasnmf.kernels.gpu._compile import BLOCK, REAL_NAMES, launch, read_as
 from atlasnmf.kernels.gpu.products import csr_dot, csr_t_dot
 
 __all__ = ["LANE", "coarse_sums", "dispersed_sums", "fine_sweeps", "padded_width", "spot_mixtures"]
@@ -47,13 +47,12 @@ def _rates(rows: Any, columns: Any, left: Any, right: Any) -> Any:
 
 
 def _parts(indptr: Any, indices: Any, data: Any, real: Any) -> tuple[Any, Any, Any, Any]:
-    import cupy as cp
 
     from atlasnmf.kernels.gpu.rows import row_of_values
 
-    starts = cp.asarray(indptr).astype(np.int64)
+    starts = read_as(np.int64, indptr)
     rows = row_of_values(starts).astype(np.int64)
-    return starts, rows, cp.asarray(indices).astype(np.int32), cp.asarray(data).astype(real)
+    return starts, rows, read_as(np.int32, indices), read_as(real, data)
 
 
 def _first(parts: tuple[Any, Any, Any, Any], n_genes: int) -> tuple[Any, Any, Any, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from atlasnmf.kernels.gpu._compile import BLOCK, REAL_NAMES, launch
+from atlasnmf.kernels.gpu._compile import BLOCK, REAL_NAMES, launch, read_as
 from atlasnmf.kernels.gpu.products import transpose
 
 __all__ = ["best_of_rows", "keep_tops", "mutual_tops", "pair_dots"]
@@ -87,9 +87,9 @@ def pair_dots(rows: Any, columns: Any, left: Any, right: Any) -> Any:
     import cupy as cp
 
     one = cp.ascontiguousarray(cp.asarray(left))
-    other = cp.ascontiguousarray(cp.asarray(right).astype(one.dtype))
+    other = read_as(one.dtype, right)
     products = cp.empty(len(rows), dtype=one.dtype)
-    numbers = (cp.asarray(rows).astype(np.int64), cp.asarray(columns).astype(np.int64))
+    numbers = (read_as(np.int64, rows), read_as(np.int64, columns))
     arguments = (*numbers, len(products), one, other, one.shape[1], products)
     launch(SOURCE, "dots", -(-len(products) // BLOCK), arguments, real=REAL_NAMES[one.dtype])
     return products
@@ -101,7 +101,7 @@ def best_of_rows(indptr: Any, values: Any) -> Any:
 
     n_rows, heights = len(indptr) - 1, cp.ascontiguousarray(cp.asarray(values))
     places = cp.empty(n_rows, dtype=np.int64)
-    arguments = (cp.asarray(indptr).astype(np.int64), heights, n_rows, places)
+    arguments = (read_as(np.int64, indptr), heights, n_rows, places)
     launch(SOURCE, "best", -(-n_rows // BLOCK), arguments, real=REAL_NAMES[heights.dtype])
     return places
 
@@ -115,10 +115,8 @@ def keep_tops(
     column_tops: tuple[Any, Any],
 ) -> None:
     """Take a block of rows into running lists of the largest entries; see the CPU twin."""
-    import cupy as cp
-
-    starts, partners = cp.asarray(indptr).astype(np.int64), cp.asarray(indices).astype(np.int32)
-    masses, n_columns = cp.asarray(mass).astype(np.float64), len(column_tops[0])
+    starts, partners = read_as(np.int64, indptr), read_as(np.int32, indices)
+    masses, n_columns = read_as(np.float64, mass), len(column_tops[0])
     _offer((starts, partners, masses), int(first_row), 0, row_tops)
     _offer(transpose(starts, partners, masses, n_columns), 0, int(first_row), column_tops)
 
@@ -133,9 +131,7 @@ def mutual_tops(row_tops: Any, column_tops: Any) -> tuple[Any, Any]:
     """List the pairs in which either is among the k best of the other; see the CPU twin."""
     import cupy as cp
 
-    own, others = (
-        cp.ascontiguousarray(cp.asarray(tops).astype(np.int32)) for tops in (row_tops, column_tops)
-    )
+    own, others = (read_as(np.int32, tops) for tops in (row_tops, column_tops))
     (n, k), k_columns = own.shape, others.shape[1]
     marks = cp.zeros(n * k, dtype=np.int8)
     launch(SOURCE, "mutual", -(-n * k // BLOCK), (own, others, n, k, k_columns, marks))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atlasnmf.kernels.gpu._compile import BLOCK, REAL_NAMES, launch
+from atlasnmf.kernels.gpu._compile import BLOCK, REAL_NAMES, launch, read_as
 
 __all__ = ["csr_dot", "csr_t_dot", "transpose"]
 
@@ -64,7 +64,7 @@ def transpose(indptr: Any, indices: Any, data: Any, n_cols: int) -> tuple[Any, A
 
     from atlasnmf.kernels.gpu.rows import row_of_values
 
-    columns = cp.asarray(indices).astype(np.int32)
+    columns = read_as(np.int32, indices)
     order = cp.argsort(columns, kind="stable")
     starts = cp.searchsorted(columns[order], cp.arange(n_cols + 1), side="left").astype(np.int64)
     return starts, row_of_values(cp.asarray(indptr))[order].astype(np.int32), cp.asarray(data)[order]
@@ -76,9 +76,9 @@ def _dot(indptr: Any, indices: Any, data: Any, dense: Any, accumulate: np.dtype)
     n_rows, p = len(indptr) - 1, dense.shape[1]
     out = cp.zeros((n_rows, p), dtype=accumulate)
     arguments = (
-        cp.asarray(indptr).astype(np.int64),
-        cp.asarray(indices).astype(np.int32),
-        cp.asarray(data).astype(dense.dtype),
+        read_as(np.int64, indptr),
+        read_as(np.int32, indices),
+        read_as(dense.dtype, data),
         dense,
         n_rows,
         p,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from atlasnmf.kernels.cpu.rows import CountProblems
-from atlasnmf.kernels.gpu._compile import launch
+from atlasnmf.kernels.gpu._compile import launch, read_as
 
 __all__ = [
     "CountProblems",
@@ -71,8 +71,7 @@ def row_sums(indptr: Any, data: Any) -> Any:
     import cupy as cp
 
     sums = cp.zeros(len(indptr) - 1, dtype=np.float64)
-    values = cp.ascontiguousarray(cp.asarray(data), dtype=np.float64)
-    starts = cp.asarray(indptr).astype(np.int64)
+    values, starts = read_as(np.float64, data), read_as(np.int64, indptr)
     launch(SOURCE, "row_sums", len(sums), (starts, values, len(sums), sums))
     return sums
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from atlasnmf.kernels.gpu._compile import BLOCK, launch
+from atlasnmf.kernels.gpu._compile import BLOCK, launch, read_as
 
 __all__ = ["draw_positions", "equal_running_sums", "running_sums"]
 
@@ -80,10 +80,10 @@ def running_sums(weights: Any, positions: Any, starts: Any) -> Any:
     """Return the enrichment score of sets of genes in one ranking; see the CPU twin."""
     import cupy as cp
 
-    heights, ends = _contiguous(weights, np.float64), _contiguous(starts, np.int64)
+    heights, ends = read_as(np.float64, weights), read_as(np.int64, starts)
     n_sets = len(ends) - 1
     out = cp.empty(n_sets, dtype=np.float64)
-    arguments = (heights, len(heights), _contiguous(positions, np.int64), ends, n_sets, out)
+    arguments = (heights, len(heights), read_as(np.int64, positions), ends, n_sets, out)
     launch(SOURCE, "each_set", -(-n_sets // BLOCK), arguments)
     return out
 
@@ -92,7 +92,7 @@ def equal_running_sums(weights: Any, positions: Any) -> Any:
     """Return the enrichment scores of sets of one size in several rankings; see the CPU twin."""
     import cupy as cp
 
-    heights, places = _contiguous(weights, np.float64), _contiguous(positions, np.int64)
+    heights, places = read_as(np.float64, weights), read_as(np.int64, positions)
     (n_genes, n_rankings), (n_sets, n_hits) = heights.shape, places.shape
     out = cp.empty((n_rankings, n_sets), dtype=np.float64)
     arguments = (heights, n_genes, n_rankings, places, n_sets, n_hits, out)
@@ -104,15 +104,9 @@ def draw_positions(uniform: Any, n_genes: int) -> Any:
     """Turn uniform numbers into the random sets of places that the CPU twin draws; O(m^2) a set, no deck."""
     import cupy as cp
 
-    numbers = _contiguous(uniform, np.float64)
+    numbers = read_as(np.float64, uniform)
     n_sets, n_hits = numbers.shape
     picks = cp.empty(numbers.shape, dtype=np.int32)
     out = cp.empty(numbers.shape, dtype=np.int32)
     launch(SOURCE, "draw", -(-n_sets // BLOCK), (numbers, n_sets, n_hits, int(n_genes), picks, out))
     return cp.sort(out, axis=1)
-
-
-def _contiguous(values: Any, kind: Any) -> Any:
-    import cupy as cp
-
-    return cp.ascontiguousarray(cp.asarray(values).astype(kind))

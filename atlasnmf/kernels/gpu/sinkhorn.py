@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from atlasnmf.kernels.cpu.sinkhorn import Potentials, _check
-from atlasnmf.kernels.gpu._compile import BLOCK, launch
+from atlasnmf.kernels.gpu._compile import BLOCK, launch, read_as
 
 __all__ = ["Potentials", "bin_mass", "plan_mass", "sinkhorn"]
 
@@ -50,9 +50,9 @@ def sinkhorn(
     import cupy as cp
 
     n_rows, bin_score = len(indptr) - 1, float(bin_score)
-    values = cp.asarray(scores).astype(np.float64)
-    pairs = cp.asarray(indices).astype(np.int32)
-    starts = cp.asarray(indptr).astype(np.int64)
+    values = read_as(np.float64, scores)
+    pairs = read_as(np.int32, indices)
+    starts = read_as(np.int64, indptr)
     _check(starts, pairs, values, n_columns, bin_score)
     by_row = (starts, pairs, values)
     by_column = _transposed(starts, pairs, values, n_columns)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from atlasnmf.kernels.gpu._compile import launch
+from atlasnmf.kernels.gpu._compile import launch, read_as
 from atlasnmf.kernels.gpu.products import csr_dot, csr_t_dot
 
 __all__ = ["smooth_dense", "smooth_dense_transposed", "smooth_rows"]
@@ -112,13 +112,13 @@ def smooth_rows(
 
     n_rows, n_genes = len(graph_indptr) - 1, int(n_cols)
     arguments = (
-        cp.asarray(graph_indptr).astype(np.int64),
-        cp.asarray(graph_indices).astype(np.int32),
-        cp.asarray(graph_weights).astype(np.float32),
+        read_as(np.int64, graph_indptr),
+        read_as(np.int32, graph_indices),
+        read_as(np.float32, graph_weights),
         n_rows,
-        cp.asarray(x_indptr).astype(np.int64),
-        cp.asarray(x_indices).astype(np.int32),
-        cp.asarray(x_data).astype(np.float32),
+        read_as(np.int64, x_indptr),
+        read_as(np.int32, x_indices),
+        read_as(np.float32, x_data),
         n_genes,
     )
     n_blocks = min(n_rows, max(1, _SCRATCH_BYTES // (5 * max(n_genes, 1))), 4096)

@@ -141,6 +141,8 @@ class Links:
             beside = {s: place_features(self.positions[s], _NEAR * radius) for s in (a, b)}
         if beside:
             left, right = (_beside(embeddings[s], beside[s], params.own_weight) for s in (a, b))
+        if self.device != "cpu":
+            _make_room()
         return match(
             left,
             right,
@@ -153,6 +155,13 @@ class Links:
             rng=rng_for(self.seed, "spatialfuser", "null", link, *where),
             device=self.device,
         )
+
+
+def _make_room() -> None:
+    """Have torch give back what it keeps of the device for later steps: CuPy has memory of its own."""
+    import torch
+
+    torch.cuda.empty_cache()
 
 
 def _beside(embedding: np.ndarray, own: np.ndarray, weight: float) -> np.ndarray:

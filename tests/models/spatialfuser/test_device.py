@@ -45,7 +45,9 @@ def test_rows_that_were_sent_are_read_the_same(torch_device, form):
         assert figures[1] == pytest.approx(figures[0], rel=1e-3)
 
 
-def test_slices_are_matched_where_cupy_is(cuda_kernels):
+def test_slices_are_matched_where_cupy_is(cuda_kernels, monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     facts, _ = slices(2)
     rng = np.random.default_rng(0)
     embeddings = [rng.normal(size=(N, 4)).astype(np.float32) for _ in range(2)]
@@ -54,5 +56,6 @@ def test_slices_are_matched_where_cupy_is(cuda_kernels):
     for device in ("cpu", cuda_kernels):
         links = Links.of(params, facts, 0, device)
         found.append(links.match(0, embeddings, [], 0))
+    assert emptied == [True]  # torch keeps nothing that CuPy could use
     for name in ("source", "target"):
         np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
