@@ -161,9 +161,24 @@ class StoredElements:
         return None
 
     def positions(self, name: str, coordinate_system: str) -> tuple[pd.Index, np.ndarray]:
-        """Return instance ids and positions."""
+        """Return instance ids and positions.
+
+        Raises
+        ------
+        BadInput
+            The element is damaged.
+        """
         kind = self.kind(name)
         path = self.store / str(kind) / name
+        try:
+            return self._read(name, kind, path, coordinate_system)
+        except (KeyError, IndexError, OSError, ValueError, RuntimeError) as error:
+            why = str(error).partition("\n")[0] or type(error).__name__
+            raise BadInput(f"{path} is damaged and gives no positions ({why}); write it anew") from None
+
+    def _read(
+        self, name: str, kind: str | None, path: Path, coordinate_system: str
+    ) -> tuple[pd.Index, np.ndarray]:
         if kind == "labels":
             return self._of_labels(name, path, coordinate_system)
         matrix = self._transformation(_attributes(path), f"{kind}/{name}", coordinate_system)

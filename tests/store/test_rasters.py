@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 
@@ -124,6 +125,31 @@ def test_rows_without_a_cell_are_refused(tmp_path, new_table):
     other = open_atlas(tmp_path / "a.zarr", coordinate_system="globe")
     with pytest.raises(BadOption, match="no coordinate system 'globe' in labels/left"):
         other.coordinates()
+
+
+@pytest.mark.parametrize("broken", ["torn chunk", "no pixels", "no metadata"])
+def test_a_damaged_raster_is_named(tmp_path, new_table, broken):
+    path = written(segmented(new_table, {"left": cells(6, (20, 20))}), tmp_path / "a.zarr")
+    raster = path / "labels" / "left"
+    if broken == "torn chunk":
+        (chunk,) = (file for file in (raster / "s0" / "c").rglob("*") if file.is_file())
+        chunk.write_bytes(chunk.read_bytes()[:10])
+    elif broken == "no pixels":
+        shutil.rmtree(raster / "s0")
+    else:
+        (raster / "zarr.json").write_text("{}")
+    with pytest.raises(
+        BadInput, match=r"labels/left is damaged and gives no positions \(.+\); write it anew"
+    ):
+        open_atlas(path).check()
+
+
+def test_damaged_shapes_are_named(stores):
+    path, _ = stores.xenium()
+    shapes = path / "shapes" / "cell_circles" / "shapes.parquet"
+    shapes.write_bytes(shapes.read_bytes()[:100])
+    with pytest.raises(BadInput, match="cell_circles is damaged and gives no positions"):
+        open_atlas(path).check()
 
 
 def test_a_changed_raster_changes_the_fingerprint(tmp_path, new_table):
