@@ -259,7 +259,7 @@ class MemoryElements:
         kind = self.kind(name)
         if kind == "labels":
             raster = _finest(element)
-            return _of_centres(*raster_centres(raster, raster.chunksize), matrix)
+            return _of_centres(*raster_centres(raster, getattr(raster, "chunksize", raster.shape)), matrix)
         if kind == "shapes":
             return _of_shapes(element, matrix)
         axes = [axis for axis in _AXES if axis in element.columns]
@@ -281,12 +281,10 @@ def _matrix(transformation: Any) -> np.ndarray:
 
 
 def _finest(element: Any) -> Any:
-    """Return the pixels of a raster, of the first scale where it has several, as a Dask array."""
-    import dask.array
-
+    """Return the pixels of a raster, of the first scale where it has several, in memory or not yet."""
     if hasattr(element, "children"):
         element = next(iter(next(iter(element.children.values())).data_vars.values()))
-    return dask.array.asarray(element.data)
+    return element.data
 
 
 def _of_centres(ids: np.ndarray, centres: np.ndarray, matrix: np.ndarray) -> tuple[pd.Index, np.ndarray]:

@@ -56,7 +56,8 @@ def child(form: str, n_spots: int, n_genes: int, heads: int, n_steps: int) -> No
 
     from atlasnmf.budget import peak_bytes
     from atlasnmf.models.spatialfuser.attention import Edges
-    from atlasnmf.models.spatialfuser.networks import Graph, Mcgate, errors
+    from atlasnmf.models.spatialfuser.graph import Graph
+    from atlasnmf.models.spatialfuser.networks import Mcgate, errors
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)

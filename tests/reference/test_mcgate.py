@@ -14,7 +14,8 @@ from atlasnmf.models.spatialfuser.attention import (
     cosine_shares,
     edge_shares,
 )
-from atlasnmf.models.spatialfuser.networks import Graph, Heads, Mcgate, errors
+from atlasnmf.models.spatialfuser.graph import Graph
+from atlasnmf.models.spatialfuser.networks import Heads, Mcgate, errors
 from atlasnmf.seeds import rng_for
 
 N, N_IN, WIDTHS = 30, 12, (16, 8)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atlasnmf.models.spatialfuser.attention import Edges, cosine_shares
-from atlasnmf.models.spatialfuser.networks import Graph
+from atlasnmf.models.spatialfuser.graph import Graph
 from atlasnmf.models.spatialfuser.params import Params
 from atlasnmf.models.spatialfuser.state import State
 from atlasnmf.schema import AtlasFacts, Csr, SliceBatch

@@ -11,67 +11,18 @@ layer k of the decoder, with the same a and W1: ELU( sum_j a_ij y_j W1 ). Head h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu
 
 from atlasnmf.models.spatialfuser.attention import Edges, aggregate, edge_shares
+from atlasnmf.models.spatialfuser.graph import Graph
 from atlasnmf.models.spatialfuser.losses import reconstruction
 from atlasnmf.models.spatialfuser.norms import Norm, normalised
-from atlasnmf.train.sums import gathered
 
-if TYPE_CHECKING:
-    from atlasnmf.train.method import Ranks
-
-__all__ = ["Fuser", "Graph", "Heads", "Layer", "Mcgate", "errors"]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The edges of a batch and what is known of their ends.
-
-    Parameters
-    ----------
-    rings
-        Cumulative rows of the core and of each ring around it.
-    local
-        Spatial neighbours, the spot itself included.
-    place
-        Which of the encoder's slices this is.
-    prior
-        p of the local edges, shape (E, H); None for 1.
-    far
-        Spots alike though far apart, by rows of the whole slice; None without.
-    n_shared, ranks
-        Core rows over all ranks, and the other ranks, where several share the core; None where all is here.
-    """
-
-    rings: tuple[int, ...]
-    local: Edges
-    place: int = 0
-    prior: Tensor | None = None
-    far: Edges | None = None
-    n_shared: int | None = None
-    ranks: Ranks | None = None
-
-    @property
-    def n_step(self) -> int:
-        """Core rows over all ranks."""
-        return self.rings[0] if self.n_shared is None else self.n_shared
-
-    def beyond(self, rows: Tensor) -> Tensor:
-        """Return the rows of the whole slice, where edges far away end; of ranks each has a part."""
-        if self.far is None or self.ranks is None:
-            return rows
-        return gathered([rows[: self.rings[0]]], [self.n_step], self.ranks)[0]
-
-    def n_rows(self, hops_left: int) -> int:
-        """Rows whose values are still needed ``hops_left`` rounds of message passing before the end."""
-        return self.rings[min(hops_left, len(self.rings) - 1)]
+__all__ = ["Fuser", "Heads", "Layer", "Mcgate", "errors"]
 
 
 class Heads(nn.Module):

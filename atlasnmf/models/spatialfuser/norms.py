@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from atlasnmf.models.spatialfuser.networks import Graph
+    from atlasnmf.models.spatialfuser.graph import Graph
     from atlasnmf.train.method import Ranks
 
 __all__ = ["Norm", "normalised"]
-
-_EPS = 1e-5
 
 
 class Norm(nn.Module):
@@ -24,6 +22,7 @@ class Norm(nn.Module):
     over all spots of the slice.
     """
 
+    EPS = 1e-5
     mean: Tensor
     var: Tensor
 
@@ -38,10 +37,12 @@ class Norm(nn.Module):
         """Return the normalised rows of one slice."""
         if not self.training:
             mean, var = self.mean[graph.place], self.var[graph.place]
-            return nn.functional.batch_norm(rows, mean, var, self.weight, self.bias, eps=_EPS)
+            return nn.functional.batch_norm(rows, mean, var, self.weight, self.bias, eps=self.EPS)
         # torch's own is quicker; it refuses a single row
         if graph.ranks is None and graph.rings[0] == len(rows) > 1:
-            return nn.functional.batch_norm(rows, None, None, self.weight, self.bias, training=True, eps=_EPS)
+            return nn.functional.batch_norm(
+                rows, None, None, self.weight, self.bias, training=True, eps=self.EPS
+            )
         return _by_cores([self], [rows], [graph])[0]
 
     def measured(self, place: int, mean: Tensor, var: Tensor) -> None:
@@ -83,7 +84,7 @@ class _Normalised(torch.autograd.Function):
             ranks.sum(moments)
         out, spreads = [], []
         for own, weight, bias, (mean, square) in zip(rows, weights, biases, moments, strict=True):
-            spreads.append(torch.rsqrt((square - mean.square()).clamp(min=0) + _EPS))
+            spreads.append(torch.rsqrt((square - mean.square()).clamp(min=0) + Norm.EPS))
             scale = weight * spreads[-1]
             out.append(torch.addcmul((bias - mean * scale).to(own.dtype), own, scale.to(own.dtype)))
         ctx.ranks, ctx.cores = ranks, cores

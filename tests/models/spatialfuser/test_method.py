@@ -10,9 +10,9 @@ from small_slices import N, P, slices, units
 from atlasnmf.models.spatialfuser.attention import Edges
 from atlasnmf.models.spatialfuser.far import far_neighbours
 from atlasnmf.models.spatialfuser.fusing import _rows
+from atlasnmf.models.spatialfuser.graph import Graph
 from atlasnmf.models.spatialfuser.inputs import Inputs
 from atlasnmf.models.spatialfuser.method import build
-from atlasnmf.models.spatialfuser.networks import Graph
 from atlasnmf.models.spatialfuser.params import Params
 from atlasnmf.seeds import rng_for
 

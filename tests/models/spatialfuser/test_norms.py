@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from atlasnmf.models.spatialfuser.attention import Edges
-from atlasnmf.models.spatialfuser.networks import Graph
+from atlasnmf.models.spatialfuser.graph import Graph
 from atlasnmf.models.spatialfuser.norms import Norm, normalised
 from atlasnmf.tiles.parts import share_of
 from tests.models.threaded_ranks import run_ranks
