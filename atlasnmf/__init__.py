@@ -7,23 +7,25 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-import lazy_loader
 
 __version__ = "0.1.0"
 
-_lazy, _dir, _names = lazy_loader.attach(
-    __name__,
-    submodules=["estimators", "metrics", "models", "pl", "tl"],
-    submod_attrs={
-        "analysis.export": ["to_anndata"],
-        "pipeline": ["load_fit", "prepare"],
-        "pipeline.volumes": ["ingest_volumes", "simulate_volume"],
-        "simulate": ["simulate_embryo", "simulate_omics", "simulate_pair"],
-        "store": ["ingest", "open_atlas"],
-    },
-)
+#: Loaded when first asked for, so that a kernel or `atlasnmf --help` needs none of what the others import.
+_ROOMS = ("estimators", "metrics", "models", "pl", "tl")
+_HOMES = {
+    "ingest": "store",
+    "ingest_volumes": "pipeline.volumes",
+    "load_fit": "pipeline",
+    "open_atlas": "store",
+    "prepare": "pipeline",
+    "simulate_embryo": "simulate",
+    "simulate_omics": "simulate",
+    "simulate_pair": "simulate",
+    "simulate_volume": "pipeline.volumes",
+    "to_anndata": "analysis.export",
+}
 
 if TYPE_CHECKING:
     from atlasnmf.analysis.export import to_anndata as to_anndata
@@ -44,10 +46,14 @@ def __getattr__(name: str) -> Any:
         from atlasnmf import estimators
 
         return getattr(estimators, name)
-    return _lazy(name)
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     from atlasnmf import estimators
 
-    return sorted([*_dir(), *estimators.class_names(), "__version__"])
+    return sorted([*_ROOMS, *_HOMES, *estimators.class_names(), "__version__"])

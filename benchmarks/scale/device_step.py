@@ -131,9 +131,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cuda", "cpu"]
+    )
     parser.add_argument("--preset", default="published", choices=list(PRESETS))
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            "error: no CUDA device is visible to torch; --device cpu takes small sizes (see --help)"
+        )
     name = torch.cuda.get_device_name() if args.device == "cuda" else "none"
     torch.set_num_threads(1)
     say(machine=machine(), gpu=name, torch=torch.__version__, **vars(args))

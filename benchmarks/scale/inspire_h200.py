@@ -7,7 +7,8 @@ JSON lines: the machine and the device; preparation and training by stage, as th
 step taken apart (``--apart`` steps with a wait for the device after each part), its dense operations as torch
 counts them, and how far that is from the card's limits. The published run took 79.5 minutes for training.
 
-On a processor, at small size: ``--spots 4000 --genes 300 --slices 4 --factors 8 --steps 20 --rows 128``.
+On a processor, at small size:
+``--device cpu --spots 4000 --genes 300 --slices 4 --factors 8 --steps 20 --rows 128``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,15 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, default=Path("/tmp/atlasnmf-bench"))
     args = parser.parse_args()
     has = torch.cuda.is_available()
+    if not has and args.device != "cpu":
+        raise SystemExit(
+            "error: no CUDA device is visible to torch; --device cpu takes small sizes (see the top)"
+        )
+    absent = [name for name in ("anndata", "dask", "spatialdata", "zarr") if find_spec(name) is None]
+    if absent:
+        raise SystemExit(
+            f"error: {absent[0]} is not installed; device_step.py needs nothing that reads stores"
+        )
     say(machine=machine(), device=torch.cuda.get_device_name() if has else "none", torch=torch.__version__)
     args.dir.mkdir(parents=True, exist_ok=True)
     store = args.dir / f"h200_{args.spots}_{args.genes}_{args.slices}.zarr"
