@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from atlasnmf.batches.samplers import BlockSampler, TileSampler
-from atlasnmf.batches.sources import SpotSource
 from atlasnmf.budget import format_bytes
 from atlasnmf.errors import BadOption
 from atlasnmf.tiles.plan import expected_halo
 
-__all__ = ["Residency", "ResidencyChoice", "choose_residency", "planned_bytes"]
+__all__ = ["Residency", "ResidencyChoice", "Rows", "choose_residency", "planned_bytes"]
 
 Residency = Literal["device", "host", "disk"]
 
@@ -42,8 +41,37 @@ class ResidencyChoice:
     device_bytes: int = 0
 
 
+class Rows(Protocol):
+    """What the memory of a loader depends on: the rows of a working copy, or a plan of them."""
+
+    @property
+    def n_spots(self) -> int:
+        """Rows of all slices."""
+        ...
+
+    @property
+    def row_bytes(self) -> float:
+        """Mean bytes of a row, its neighbours apart."""
+        ...
+
+    @property
+    def graph_row_bytes(self) -> float:
+        """Mean bytes of the neighbours of a row; 0 without a graph."""
+        ...
+
+    @property
+    def degree(self) -> float:
+        """Mean neighbours of a row; 1 without a graph."""
+        ...
+
+    @property
+    def smoothed(self) -> Sized:
+        """The matrices of neighbourhood sums."""
+        ...
+
+
 def planned_bytes(
-    source: SpotSource, sampler: BlockSampler | TileSampler, *, prefetch: int = 2, hops: int = 0
+    source: Rows, sampler: BlockSampler | TileSampler, *, prefetch: int = 2, hops: int = 0
 ) -> dict[Residency, int]:
     """Plan the memory of a loader for each residency.
 
@@ -74,13 +102,12 @@ def planned_bytes(
         buffer_rows = 1.25 * float(per_slice.sum()) / sampler.n_ranks
     else:
         largest = [max(tile.stop - tile.start for tile in own) for own in sampler.tiles]
-        degree = source.graph.nnz / max(source.n_spots, 1) if source.graph is not None else 1.0
         cores = [-(-n_rows // sampler.n_ranks) for n_rows in largest]
-        unit_rows = float(sum(expected_halo(core, hops, mean_degree=degree) for core in cores))
+        unit_rows = float(sum(expected_halo(core, hops, mean_degree=source.degree) for core in cores))
         buffer_rows = 0.0
     unit_bytes = unit_rows * (source.row_bytes + (source.graph_row_bytes if hops else 0.0))
     queue = (prefetch + 2) * unit_bytes
-    n_matrices = 1 + len(source.smoothed) + (source.graph is not None)
+    n_matrices = 1 + len(source.smoothed) + bool(source.graph_row_bytes)
     held = source.n_spots * (source.row_bytes + source.graph_row_bytes)
     starts = 4 * n_matrices * source.n_spots
     return {

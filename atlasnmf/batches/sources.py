@@ -270,6 +270,11 @@ class SpotSource:
         return n_bytes
 
     @property
+    def degree(self) -> float:
+        """Mean neighbours of a spot; 1 without a graph."""
+        return 1.0 if self.graph is None else self.graph.nnz / max(self.n_spots, 1)
+
+    @property
     def graph_row_bytes(self) -> float:
         """Mean bytes of the neighbours of one spot."""
         return 0.0 if self.graph is None else _row_bytes(self.graph)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from atlasnmf import models
 from atlasnmf.budget import INTERPRETER_BYTES, Budget, format_bytes
 from atlasnmf.errors import BadOption
@@ -65,6 +67,22 @@ def settled_to(atlas: Atlas, request: FitRequest, limits: Limits) -> tuple[FitRe
         array_bytes=max(array_bytes, 0),
     )
     return replace(request, params=params), reason
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows that are planned: see :class:`atlasnmf.batches.residency.Rows`."""
+
+    n_spots: int
+    row_bytes: float
+    graph_row_bytes: float
+    degree: float
+    hops: int
+
+    @property
+    def smoothed(self) -> range:
+        """As many as there are neighbourhood sums."""
+        return range(self.hops)
 
 
 @dataclass(frozen=True)
@@ -157,6 +175,25 @@ class Sizes:
         reading = 0 if batch_spots else _READING_BYTES
         return int(computed + reading + _UNITS_READY * n_rows * self.row_bytes)
 
+    def loading_bytes(self, batch_spots: int) -> int:
+        """Return the least that reading batches holds: all rows in memory, or some of them on their way."""
+        from atlasnmf.batches.residency import planned_bytes
+        from atlasnmf.batches.samplers import BlockSampler, TileSampler
+        from atlasnmf.tiles.plan import plan_tiles
+
+        offsets = np.cumsum([0, *self.slice_spots], dtype=np.int64)
+        hops = needs_of(self.request, self.n_spots).halo
+        sampler: BlockSampler | TileSampler = BlockSampler(offsets, batch_spots, seed=0)
+        if hops:
+            sampler = TileSampler(plan_tiles(offsets, batch_spots), seed=0)
+        degree = self.mean_degree if hops else 1.0
+        rows = _Rows(self.n_spots, self.row_bytes, 8 * degree if hops else 0.0, degree, self.settled.hops)
+        planned = planned_bytes(rows, sampler, hops=hops)
+        place = self.request.run.residency
+        if place == "device":
+            return 0  # rows go there run by run
+        return planned[place] if place in ("host", "disk") else min(planned["host"], planned["disk"])
+
     def rank_bytes(self, n_ranks: int) -> int:
         """Return the memory of each of the workers that share a step, its interpreter included."""
         step = self.step_bytes(self.batch_spots, n_ranks)
@@ -172,14 +209,19 @@ class Sizes:
             )
             return
         fits = self.batch_spots
-        while fits > _LEAST_BATCH and held + self.step_bytes(fits) > budget.array_bytes:
+        while fits > _LEAST_BATCH and self.needed_bytes(fits) > budget.array_bytes:
             fits = max(fits * 7 // 8 // 8 * 8, _LEAST_BATCH)
-        works = held + self.step_bytes(fits) <= budget.array_bytes
-        budget.require(
-            held + self.step_bytes(self.batch_spots),
-            f"a step of {self.rows_of(self.batch_spots):,} spots ({self.batch_spots} a slice)",
-            f"try --batch-spots {fits}" if works else "use fewer slices",
-        )
+        works = self.needed_bytes(fits) <= budget.array_bytes
+        step = f"a step of {self.rows_of(self.batch_spots):,} spots ({self.batch_spots} a slice)"
+        if 2 * self.loading_bytes(self.batch_spots) == self.needed_bytes(self.batch_spots):
+            step = f"reading batches for {step}"
+        mend = f"try --batch-spots {fits}" if works else "use fewer spots"
+        budget.require(self.needed_bytes(self.batch_spots), step, mend)
+
+    def needed_bytes(self, batch_spots: int) -> int:
+        """Return the memory of a step, of which the loader may have half."""
+        step = self.n_spots * VECTOR_BYTES + self.step_bytes(batch_spots)
+        return max(step, 2 * self.loading_bytes(batch_spots))
 
     def require_of_ranks(self, n_ranks: int, total_bytes: int, *, together: bool) -> None:
         """Refuse workers too small for their share of a step; raises BadOption naming the mend.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from small_stores import (
     ok,
     refused,
     results,
+    tree_hash,
 )
 
 import atlasnmf as an
@@ -298,3 +300,16 @@ def test_cut_off_between_the_last_write_and_its_note(
     assert_same_bits(results(store), results(fitted))
     assert "nothing to resume" in refused("resume", str(store))
     assert an.load_fit(str(store)).history["loss"].shape == (6,)
+
+
+def test_a_budget_too_small_to_read_batches_is_refused_before_any_work(tmp_path: Path) -> None:
+    store = build(tmp_path, make_table(0), make_table(1))
+    before = tree_hash(tmp_path)
+    options = ("fit", "inspire", str(store), *fit_options(steps=2))
+    line = refused(*options, "--memory-budget", "680MB")
+    assert "reading batches for a step" in line
+    assert "more than the budget" in ok("estimate", *options[1:], "--memory-budget", "680MB")
+    assert tree_hash(tmp_path) == before
+    named = re.search(r"--memory-budget (\S+)", line)
+    assert named is not None
+    ok(*options, "--memory-budget", named[1])
