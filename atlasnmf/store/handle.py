@@ -103,8 +103,7 @@ class Atlas:
 
     def keys(self, group: str) -> list[str]:
         """Return the names that any table has in obs, obsm, varm, layers or uns, sorted."""
-        names = (table.obs_columns() if group == "obs" else table.keys(group) for table in self.tables)
-        return sorted(set().union(*names))
+        return sorted(set().union(*(table.keys(group) for table in self.tables)))
 
     def table(self, name: str) -> TableHandle:
         """Return a table by name."""

@@ -76,7 +76,7 @@ def refuse_existing(
 def _refuse_taken(table: TableHandle, group: str, name: str, *, overwrite: bool) -> None:
     """Refuse a key that is there, that holds the names of the spots, or differs in capitals alone."""
     where = f"table {table.name!r}"
-    there = table.keys(group) if group != "obs" else table.obs_columns()
+    there = table.keys(group)
     if group == "obs" and name in {"_index", table.index_key("obs")}:
         raise BadOption(f"obs[{name!r}] of {where} holds the names of the spots; take another --key-added")
     if name in there:

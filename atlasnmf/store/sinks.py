@@ -130,13 +130,7 @@ class StoreSink:
         """Take an array of obsm, varm or layers, block by block."""
         self._need_group(table, group)
         place = self._transaction.place(f"tables/{table.name}/{group}/{key}")
-        if _zarr_format(table.path) == 2:
-            _write_old_array(place, blocks, shape, dtype)
-            return
-        writer = array_writer(place, shape[1:], dtype)
-        for block in blocks:
-            writer.append(block)
-        writer.close(_ARRAY)
+        _write_array(place, blocks, shape, dtype, _zarr_format(table.path))
 
     def column(self, table: StoredTable, key: str, values: Any) -> None:
         """Take a column of obs."""
@@ -166,13 +160,8 @@ class StoreSink:
         if values is None:
             return
         shutil.rmtree(place / "X", ignore_errors=True)
-        if format_ == 2:
-            _write_old_array(place / "X", iter(values), (len(obs), len(columns)), np.dtype(np.float32))
-            return
-        writer = array_writer(place / "X", (len(columns),), np.float32)
-        for block in values:
-            writer.append(block)
-        writer.close(_ARRAY)
+        shape = len(obs), len(columns)
+        _write_array(place / "X", values, shape, np.dtype(np.float32), format_)
 
     def delete(self, table: StoredTable, group: str, key: str) -> None:
         """Delete an older entry."""
@@ -308,11 +297,18 @@ def _zarr_format(group: Path) -> int:
     return 3 if (group / "zarr.json").exists() else 2
 
 
-def _write_old_array(
-    place: Path, blocks: Iterator[np.ndarray], shape: tuple[int, int], dtype: np.dtype
+def _write_array(
+    place: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: np.dtype, zarr_format: int
 ) -> None:
+    """Write rows block by block, in the format of the store they go to."""
     import zarr
 
+    if zarr_format == 3:
+        writer = array_writer(place, shape[1:], dtype)
+        for block in blocks:
+            writer.append(block)
+        writer.close(_ARRAY)
+        return
     chunks = (max(min(shape[0], (1 << 18) // max(shape[1] * dtype.itemsize, 1)), 1), max(shape[1], 1))
     array = zarr.create_array(
         store=str(place), shape=shape, dtype=dtype, chunks=chunks, zarr_format=2, attributes=dict(_ARRAY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,7 +101,7 @@ class TableHandle(ABC):
         """Return the names of the obs columns, in order."""
 
     @abstractmethod
-    def keys(self, group: str) -> tuple[str, ...]:
+    def _keys(self, group: str) -> Iterable[str]:
         """Return the keys of ``obsm``, ``varm``, ``layers`` or ``uns``."""
 
     @abstractmethod
@@ -111,6 +111,10 @@ class TableHandle(ABC):
     @abstractmethod
     def annotation(self) -> Annotation | None:
         """Return which elements the table annotates."""
+
+    def keys(self, group: str) -> tuple[str, ...]:
+        """Return the keys of ``obsm``, ``varm``, ``layers`` or ``uns``, sorted, or the columns of ``obs``."""
+        return self.obs_columns() if group == "obs" else tuple(sorted(self._keys(group)))
 
     @cached_property
     def counts(self) -> CountSource:
@@ -134,13 +138,11 @@ class TableHandle(ABC):
 
     def obs_column(self, key: str) -> Any:
         """Return an obs column: a numpy array or a pandas extension array such as Categorical."""
-        self._require(key, self.obs_columns(), "obs column")
-        return self._read("obs", key)
+        return self._read("obs", self._known("obs", key))
 
     def obsm(self, key: str) -> np.ndarray:
         """Return an obsm array in memory, shape (n_spots, k)."""
-        self._require(key, self.keys("obsm"), "obsm key")
-        return _plain(self._read("obsm", key))
+        return _plain(self._read("obsm", self._known("obsm", key)))
 
     def obsm_rows(self, key: str, start: int, stop: int) -> np.ndarray:
         """Return rows ``start`` to ``stop`` of an obsm array."""
@@ -148,17 +150,19 @@ class TableHandle(ABC):
 
     def varm(self, key: str) -> np.ndarray:
         """Return a varm array, shape (n_genes, k)."""
-        self._require(key, self.keys("varm"), "varm key")
-        return _plain(self._read("varm", key))
+        return _plain(self._read("varm", self._known("varm", key)))
 
     def uns(self, key: str) -> Any:
         """Return an entry of uns."""
-        self._require(key, self.keys("uns"), "uns key")
-        return self._read("uns", key)
+        return self._read("uns", self._known("uns", key))
 
-    def _require(self, key: str, known: Sequence[str], kind: str) -> None:
+    def _known(self, group: str, key: str) -> str:
+        """Return a key that is there; raises BadOption naming the nearest for one that is not."""
+        known = self.keys(group)
         if key not in known:
+            kind = "obs column" if group == "obs" else f"{group} key"
             raise BadOption(no_such(kind, key, known, f"table {self.name!r}"))
+        return key
 
 
 class StoredTable(TableHandle):
@@ -222,14 +226,12 @@ class StoredTable(TableHandle):
         """Return the names of the obs columns, in order."""
         return tuple(str(name) for name in self._group["obs"].attrs.get("column-order", []))
 
-    def keys(self, group: str) -> tuple[str, ...]:
-        """Return the keys of a group of the table."""
-        return tuple(sorted(self._group[group])) if group in self._group else ()
+    def _keys(self, group: str) -> Iterable[str]:
+        return self._group.get(group, ())
 
     def obsm_rows(self, key: str, start: int, stop: int) -> np.ndarray:
         """Return rows ``start`` to ``stop`` of an obsm array."""
-        self._require(key, self.keys("obsm"), "obsm key")
-        node = self._group["obsm"][key]
+        node = self._group["obsm"][self._known("obsm", key)]
         return node[start:stop] if hasattr(node, "chunks") else self.obsm(key)[start:stop]
 
     def uns_keys(self, key: str) -> tuple[str, ...]:
@@ -280,9 +282,8 @@ class MemoryTable(TableHandle):
         """Return the names of the obs columns, in order."""
         return tuple(str(name) for name in self.adata.obs.columns)
 
-    def keys(self, group: str) -> tuple[str, ...]:
-        """Return the keys of a group of the table."""
-        return tuple(sorted(getattr(self.adata, group).keys()))
+    def _keys(self, group: str) -> Iterable[str]:
+        return getattr(self.adata, group).keys()
 
     def uns_keys(self, key: str) -> tuple[str, ...]:
         """Return the names inside an entry of uns."""
