@@ -18,6 +18,7 @@ from atlasnmf.pipeline.limits import WORTH_SENDING, Limits
 from atlasnmf.pipeline.loading import loader_for, stored_rows
 from atlasnmf.pipeline.request import FitRequest
 from atlasnmf.pipeline.sizes import Sizes
+from atlasnmf.reduce.workers import threads_of
 from atlasnmf.schema import AtlasFacts, Needs
 from atlasnmf.train.callbacks import EarlyStop, RefuseDivergence
 from atlasnmf.train.checkpoint import Checkpoint
@@ -230,7 +231,7 @@ def passes_on_workers(client: Client | None, device: str, n_threads: int) -> boo
     """
     if client is None or device != "cpu":
         return client is not None
-    return sum(client.nthreads().values()) >= WORTH_SENDING * n_threads
+    return threads_of(client) >= WORTH_SENDING * n_threads
 
 
 def worker_bytes(request: FitRequest, limits: Limits) -> int | None:

@@ -10,7 +10,7 @@ from atlasnmf.errors import BadOption
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["TILES", "TRAINING", "addresses", "greet", "settled_device"]
+__all__ = ["TILES", "TRAINING", "addresses", "greet", "settled_device", "threads_of"]
 
 #: What must be of one version everywhere: what moves between processes, and what decides the bits.
 TILES = ("atlasnmf", "numpy")
@@ -20,6 +20,12 @@ TRAINING = (*TILES, "torch")
 def addresses(client: Client) -> list[str]:
     """Return the workers that the scheduler knows now, in a fixed order."""
     return sorted(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def threads_of(client: Client) -> int:
+    """Return the threads of all workers; 0 when the scheduler is gone."""
+    workers = client.scheduler_info(n_workers=-1).get("workers", {})
+    return sum(int(worker["nthreads"]) for worker in workers.values())
 
 
 def greet(

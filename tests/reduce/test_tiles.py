@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from atlasnmf.errors import Interrupted
 from atlasnmf.events import Silent
 from atlasnmf.reduce import Reduction, add, map_tiles, run_reduction, stream_tiles
+from atlasnmf.reduce.workers import threads_of
 
 TILES = [range(start, start + 97) for start in range(0, 97 * 23, 97)]
 
@@ -208,6 +209,8 @@ def test_worker_dies_while_the_task_is_sent(monkeypatch: pytest.MonkeyPatch, tim
 @pytest.mark.filterwarnings("ignore")
 def test_scheduler_that_is_gone_is_said_so() -> None:
     with cluster(n_workers=1, threads_per_worker=1) as client:
+        assert threads_of(client) == 1
         client.cluster.close()
+        assert threads_of(client) == 0
         with pytest.raises(Interrupted, match="scheduler is gone"):
             map_tiles(abs, range(3), client=client)
