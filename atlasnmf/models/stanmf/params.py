@@ -124,8 +124,8 @@ class Params(Options):
     )
     keep_values: Literal["auto", "keep", "reread"] = Field(
         "auto",
-        description="Keep the transformed values of the spots that are learned from, or read them in every "
-        "pass; auto keeps them when they fit the memory budget beside the rest.",
+        description="Keep the transformed values of the spots that are learned from and go over them in "
+        "this process, or read them in every pass, on workers too; auto keeps them when they fit the budget.",
     )
     transform: Literal["auto", "log", "none"] = Field(
         "auto",
