@@ -215,6 +215,8 @@ def put(monkeypatch: Any, free_bytes: int = 2**40) -> type[There]:
     }
     # or parameters of the host would be given numbers that are elsewhere
     monkeypatch.setattr(torch.__future__, "get_overwrite_module_params_on_conversion", lambda: True)
+    # optimisers of builds for CUDA ask the driver for its streams where there is an accelerator
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     for name, function in said.items():
         monkeypatch.setattr(torch.cuda, name, function)
     return There

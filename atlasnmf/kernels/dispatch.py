@@ -61,8 +61,8 @@ def no_gpu() -> str | None:
 
     Notes
     -----
-    One sum is taken on the device: CuPy is also installed where there is no driver, and finds a device where
-    the compiler or the headers of its own version of CUDA are missing.
+    A small product is taken on the device and added up: CuPy is also installed where there is no driver, and
+    finds a device where the compiler, headers or libraries of its own version of CUDA are missing.
     """
     try:
         import cupy
@@ -73,8 +73,9 @@ def no_gpu() -> str | None:
     try:
         if not cupy.cuda.runtime.getDeviceCount():
             return "there is none"
-        return None if int(cupy.ones(2).sum()) == 2 else "CuPy adds wrongly on it"
-    except Exception as problem:  # a missing driver, compiler or header surfaces as many different errors
+        ones = cupy.ones((2, 2))
+        return None if int((ones @ ones).sum()) == 8 else "CuPy computes wrongly on it"
+    except Exception as problem:  # a missing driver, compiler or library surfaces as many different errors
         return f"CuPy says: {_first_line(problem)}"
 
 

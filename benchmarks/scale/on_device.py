@@ -9,10 +9,10 @@ steps    ``device_step.py``: training steps by where rows are, and what each pre
 passes   ``device_passes.py``: staNMF and SIID against the processor
 inspire  ``inspire_h200.py``: the published size, from the store to the store; wants the packages of stores
 
-In the folder OUT: for each ``<name>.jsonl``, what it printed, written while it runs; and ``summary.json``,
-how it ended, how long it took and the last lines of what it complained of. What lacks a package is skipped,
-and the package named. Ends with 1 where anything failed. Without a device it refuses; ``--small`` rehearses
-on the processor.
+In the folder OUT: for each ``<name>.jsonl`` (``tests.txt``), what it printed, written while it runs; and
+``summary.json``, how it ended, how long it took and the last lines of what it complained of. What lacks a
+package is skipped, and the package named. Ends with 1 where anything failed. Without a device it refuses;
+``--small`` rehearses on the processor.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Job:
     command: tuple[str, ...]
     small: tuple[str, ...]
     share: float
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...]
+    prints: str = "jsonl"
 
 
 JOBS = {
@@ -57,6 +58,7 @@ JOBS = {
         ("tests/kernels",),
         0.4,
         ("pytest",),
+        prints="txt",
     ),
     "steps": Job(
         (str(SCALE / "device_step.py"),),
@@ -173,7 +175,7 @@ def main() -> None:
         record = {"ended": "no time left"}
         if left > GRACE_S:
             record = run(
-                job, max(job.share * left - GRACE_S, 1.0), args.out / f"{job_name}.jsonl", args.small
+                job, max(job.share * left - GRACE_S, 1.0), args.out / f"{job_name}.{job.prints}", args.small
             )
         summary["jobs"][job_name] = record
         # written after each: what is known is kept if the machine goes away

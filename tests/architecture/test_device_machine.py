@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -96,3 +97,26 @@ def test_none_is_overlooked():
         pytest_run("-m", chosen, "--collect-only", "-q", absent=()) for chosen in ("gpu", "gpu and gpu")
     )
     assert found_in(some.stdout) == found_in(every.stdout) != set()
+
+
+def on_device(*arguments):
+    command = [sys.executable, str(ROOT / "benchmarks" / "scale" / "on_device.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_one_command_runs_all_that_wants_a_device(tmp_path):
+    """Here on the processor, and with time for one of them alone."""
+    import torch
+
+    if not torch.cuda.is_available():
+        refused = on_device(tmp_path / "out")
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines() == [
+            "error: no CUDA device is visible; rehearse on the processor with --small"
+        ]
+    done = on_device(tmp_path / "out", "--small", "--only", "passes,steps", "--minutes", "0.5")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["jobs"]["passes"]["ended"] == "done", done.stdout + done.stderr
+    lines = (tmp_path / "out" / "passes.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("model") for line in lines] == [None, "stanmf", "siid"]
+    assert summary["jobs"]["steps"]["ended"] in ("done", "out of time")

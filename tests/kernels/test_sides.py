@@ -114,7 +114,7 @@ def test_a_missing_device_is_said(monkeypatch):
         dispatch.kernel("rows", "cuda")
 
 
-def broken_compiler(*shape):
+def broken_compiler(shape):
     raise RuntimeError("Failed to find CUDA headers.\nPlease install them")
 
 
