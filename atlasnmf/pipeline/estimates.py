@@ -112,9 +112,8 @@ def estimate_fit(atlas: Atlas, request: FitRequest) -> Estimate:
         room = max((limits.budget.array_bytes - step) / 2, limits.budget.array_bytes / 8)
     held = min(n_spots * sizes.row_bytes, room)
     memory = INTERPRETER_BYTES + n_spots * VECTOR_BYTES + held + step
-    if sizes.batch_spots:
-        # no less than the fit asks for
-        memory = max(memory, INTERPRETER_BYTES + sizes.needed_bytes(sizes.batch_spots))
+    # no less than the fit asks for
+    memory = max(memory, INTERPRETER_BYTES + sizes.needed_bytes(sizes.batch_spots))
     width = 2 * sizes.n_genes if settled.hops else n_scores
     speed = _gflops()
     flops = models.fit_flops(request.model, params, n_spots=n_spots, n_genes=sizes.n_genes, nnz=nnz)

@@ -58,6 +58,10 @@ def settled_to(atlas: Atlas, request: FitRequest, limits: Limits) -> tuple[FitRe
     """
     sizes = Sizes.of(atlas, request)
     array_bytes = limits.budget.array_bytes - sizes.n_spots * VECTOR_BYTES
+    reading = 0 if sizes.batch_spots else 2 * sizes.loading_bytes(0)
+    if array_bytes < 4 * reading:
+        # of more memory than this an eighth is enough to read by, whatever the form
+        array_bytes -= reading
     params, reason = models.settle(
         request.model,
         request.params,
@@ -176,16 +180,18 @@ class Sizes:
         return int(computed + reading + _UNITS_READY * n_rows * self.row_bytes)
 
     def loading_bytes(self, batch_spots: int) -> int:
-        """Return the least that reading batches holds: all rows in memory, or some of them on their way."""
+        """Return the least that reading units holds: all rows in memory, or some of them on their way."""
         from atlasnmf.batches.residency import planned_bytes
         from atlasnmf.batches.samplers import BlockSampler, TileSampler
         from atlasnmf.tiles.plan import plan_tiles
 
         offsets = np.cumsum([0, *self.slice_spots], dtype=np.int64)
         hops = needs_of(self.request, self.n_spots).halo
-        sampler: BlockSampler | TileSampler = BlockSampler(offsets, batch_spots, seed=0)
-        if hops:
-            sampler = TileSampler(plan_tiles(offsets, batch_spots), seed=0)
+        sampler: BlockSampler | TileSampler
+        if hops or not batch_spots:
+            sampler = TileSampler(plan_tiles(offsets, batch_spots or tile_spots(self.n_spots)), seed=0)
+        else:
+            sampler = BlockSampler(offsets, batch_spots, seed=0)
         degree = self.mean_degree if hops else 1.0
         rows = _Rows(self.n_spots, self.row_bytes, 8 * degree if hops else 0.0, degree, self.settled.hops)
         planned = planned_bytes(rows, sampler, hops=hops)
@@ -201,12 +207,9 @@ class Sizes:
 
     def require(self, budget: Budget) -> None:
         """Refuse a budget that cannot hold a step; raises BadOption naming the mend."""
-        held = self.n_spots * VECTOR_BYTES
         if not self.batch_spots:
             what = f"{self.request.model} of {self.n_spots:,} spots"
-            budget.require(
-                held + self.step_bytes(0), what, models.mend(self.request.model) or "use fewer spots"
-            )
+            budget.require(self.needed_bytes(0), what, models.mend(self.request.model) or "use fewer spots")
             return
         fits = self.batch_spots
         while fits > _LEAST_BATCH and self.needed_bytes(fits) > budget.array_bytes:
@@ -219,9 +222,12 @@ class Sizes:
         budget.require(self.needed_bytes(self.batch_spots), step, mend)
 
     def needed_bytes(self, batch_spots: int) -> int:
-        """Return the memory of a step, of which the loader may have half."""
-        step = self.n_spots * VECTOR_BYTES + self.step_bytes(batch_spots)
-        return max(step, 2 * self.loading_bytes(batch_spots))
+        """Return the memory of a step, and of reading: half of all, or of what passes leave, or an eighth."""
+        held, step = self.n_spots * VECTOR_BYTES, self.step_bytes(batch_spots)
+        reading = self.loading_bytes(batch_spots)
+        if batch_spots:
+            return max(held + step, 2 * reading)
+        return max(held + step, min(held + step - _READING_BYTES + 2 * reading, 8 * reading))
 
     def require_of_ranks(self, n_ranks: int, total_bytes: int, *, together: bool) -> None:
         """Refuse workers too small for their share of a step; raises BadOption naming the mend.

@@ -302,14 +302,25 @@ def test_cut_off_between_the_last_write_and_its_note(
     assert an.load_fit(str(store)).history["loss"].shape == (6,)
 
 
-def test_a_budget_too_small_to_read_batches_is_refused_before_any_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options, what",
+    [
+        (("inspire", "--n-factors", "4", "--steps", "2"), "reading batches for a step"),
+        (("stanmf", "--ranks", "2", "--replicates", "2"), "stanmf of"),
+        (("siid", "--fine", "slice_0", "--coarse", "slice_1", "--n-factors", "2"), "siid of"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_budget_too_small_to_read_by_is_refused_before_any_work(
+    tmp_path: Path, options: tuple[str, ...], what: str
+) -> None:
     store = build(tmp_path, make_table(0), make_table(1))
     before = tree_hash(tmp_path)
-    options = ("fit", "inspire", str(store), *fit_options(steps=2))
-    line = refused(*options, "--memory-budget", "680MB")
-    assert "reading batches for a step" in line
-    assert "more than the budget" in ok("estimate", *options[1:], "--memory-budget", "680MB")
+    model, *rest = options
+    line = refused("fit", model, str(store), *rest, "--memory-budget", "680MB")
+    assert what in line
+    assert "more than the budget" in ok("estimate", model, str(store), *rest, "--memory-budget", "680MB")
     assert tree_hash(tmp_path) == before
     named = re.search(r"--memory-budget (\S+)", line)
     assert named is not None
-    ok(*options, "--memory-budget", named[1])
+    ok("fit", model, str(store), *rest, "--memory-budget", named[1])
