@@ -80,5 +80,5 @@ def _refuse_labels(atlas: Atlas, key: str) -> None:
     if n_used > _MOST_LABELS or 2 * n_used > len(used):
         raise BadOption(
             f"--labels {key}: {n_used:,} different labels on {len(used):,} spots name spots, not regions; "
-            f"name a column of 2 to {_MOST_LABELS:,} regions or cell types, each of two spots or more"
+            f"name a column of 2 to {_MOST_LABELS:,} regions or cell types"
         )
