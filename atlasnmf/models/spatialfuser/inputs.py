@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atlasnmf.kernels.cpu.rows import take_rows
 from atlasnmf.models.spatialfuser.attention import Edges, cosine_shares
 from atlasnmf.models.spatialfuser.graph import Graph
 from atlasnmf.models.spatialfuser.params import Params
@@ -148,8 +149,11 @@ class Reader:
             rows = latents if whole else latents[torch.from_numpy(given.around).to(self.device)]
             graph = replace(graph, prior=cosine_shares(graph.local, rows, self.params.heads))
         if state.far:
-            edges = _of_rows(*state.far[s], given.around)
-            graph = replace(graph, far=Edges(*(torch.from_numpy(part).to(self.device) for part in edges)))
+            indptr, others = state.far[s]
+            if len(given.around) < len(indptr) - 1:
+                indptr, others, _ = take_rows(indptr, others, others, given.around)
+            edges = Edges(*(torch.from_numpy(part).to(self.device) for part in (indptr, others)))
+            graph = replace(graph, far=edges)
         return graph
 
     def _features(self, batch: SliceBatch) -> Tensor:
@@ -165,15 +169,6 @@ class Reader:
         if rows.shape[1] == len(genes):
             return rows
         return rows[:, torch.from_numpy(genes).to(self.device)]
-
-
-def _of_rows(indptr: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the edges of some rows, in their order."""
-    if len(rows) == len(indptr) - 1:
-        return indptr, indices
-    lengths = indptr[rows + 1] - indptr[rows]
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    return ends, indices[np.arange(ends[-1]) + np.repeat(indptr[rows] - ends[:-1], lengths)]
 
 
 def _columns(counts: Csr, genes: np.ndarray) -> Csr:

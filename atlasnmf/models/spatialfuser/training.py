@@ -247,10 +247,11 @@ class FuserMethod:
         if state.far and state.step % _FAR_EVERY:
             return
         ranks, found = self.reader.ranks, []
+        # all messages first: none of them waits for a rank that is looking
+        near = [self.reader.neighbours(s) for s in range(self.facts.n_slices)]
         for s, latents in enumerate(state.latents):
-            near = self.reader.neighbours(s)
             mine = ranks is None or s % ranks.n_ranks == ranks.rank
-            far = far_neighbours(latents.cpu().numpy(), *near, self.params.far_neighbors) if mine else ()
+            far = far_neighbours(latents.cpu().numpy(), *near[s], self.params.far_neighbors) if mine else ()
             found.append(np.concatenate([np.zeros(0, np.int64), *far]))
         state.far = [
             (both[: n + 1], both[n + 1 :])
